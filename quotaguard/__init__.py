@@ -1,0 +1,73 @@
+"""Quota-aware middleware for the client: no overage bill, no outage in the middle of a month."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quotaguard.errors import (
+        ConfigError,
+        CostTooLarge,
+        LedgerError,
+        LedgerUnavailable,
+        NoSubscription,
+        ProviderError,
+        QuotaExhausted,
+        QuotaGuardError,
+        QuotaUnknown,
+        Refusal,
+        StatsForbidden,
+        StatsUnavailable,
+        StatsUnreadable,
+        WaitTooLong,
+    )
+    from quotaguard.guard import Guard
+    from quotaguard.ledgers.memory import MemoryLedger
+    from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.quota.policy import Policy
+
+__all__ = [
+    "ConfigError",
+    "CostTooLarge",
+    "FullContact",
+    "Guard",
+    "LedgerError",
+    "LedgerUnavailable",
+    "MemoryLedger",
+    "NoSubscription",
+    "Policy",
+    "ProviderError",
+    "QuotaExhausted",
+    "QuotaGuardError",
+    "QuotaUnknown",
+    "Refusal",
+    "StatsForbidden",
+    "StatsUnavailable",
+    "StatsUnreadable",
+    "WaitTooLong",
+]
+
+_HOMES = {
+    "FullContact": "quotaguard.providers.fullcontact",
+    "Guard": "quotaguard.guard",
+    "MemoryLedger": "quotaguard.ledgers.memory",
+    "Policy": "quotaguard.quota.policy",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom asked
+
+        return version("quotaguard")
+    if name not in __all__:
+        msg = f"module 'quotaguard' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(_HOMES.get(name, "quotaguard.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Ways in: one file for each kind of client, over what `exchange` shares."""

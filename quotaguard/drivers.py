@@ -1,0 +1,271 @@
+"""The two drivers: they carry out what the stories ask, in a thread or in a task.
+
+The decisions are in `quotaguard.quota.admission`. A driver posts, polls, waits
+and tells; and when it is stopped half way (a cancelled task, Ctrl-C) it posts the
+compensation that the ask names. Nothing is held while it waits but that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import random
+import threading
+from typing import TYPE_CHECKING, Any, assert_never
+
+from quotaguard.errors import ProviderError, StatsUnreadable
+from quotaguard.quota.admission import Answer, Poll, Post, Sleep, Tell, observing
+from quotaguard.quota.entries import Reserve
+from quotaguard.quota.verdicts import Granted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from quotaguard.ledgers import Waiter
+    from quotaguard.quota.admission import Ask
+    from quotaguard.spending import Spending
+
+__all__ = ["adrive", "drive"]
+
+_places = itertools.count()
+
+
+def drive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noqa: ANN401 - the story's
+    """Carry out *story* in this thread and return what it returns."""
+    caller = _Caller(spending)
+    answer: object = None
+    try:
+        while True:
+            ask = story.send(answer)
+            match ask:
+                case Post() | Tell():
+                    answer = caller.note(ask)
+                case Poll():
+                    answer = caller.handed_over(ask) or caller.undoing(ask, _poll, spending)
+                case Sleep():
+                    answer = None
+                    if not caller.own_loop_polls(ask):
+                        answer = caller.undoing(ask, _sleep, caller, ask)
+                case _:
+                    assert_never(ask)
+    except StopIteration as end:
+        return end.value
+    finally:
+        caller.leave()
+
+
+async def adrive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noqa: ANN401 - the story's
+    """Carry out *story* in this task and return what it returns."""
+    caller = _Caller(spending)
+    answer: object = None
+    try:
+        while True:
+            ask = story.send(answer)
+            match ask:
+                case Post() | Tell():
+                    answer = caller.note(ask)
+                case Poll():
+                    answer = caller.handed_over(ask)
+                    if answer is None:
+                        answer = await caller.aundoing(ask, _apoll(spending))
+                case Sleep():
+                    answer = await caller.aundoing(ask, _asleep(caller, ask))
+                case _:
+                    assert_never(ask)
+    except StopIteration as end:
+        return end.value
+    finally:
+        caller.leave()
+
+
+class _Caller:
+    """One caller on its way through a story: its place in line, if it waits."""
+
+    def __init__(self, spending: Spending) -> None:
+        self.spending = spending
+        self.place: tuple[float, int] | None = None
+        self.meters: frozenset[str] = frozenset()
+        self.seen = 0
+
+    def note(self, ask: Post | Tell) -> object:
+        """Post an entry, or tell an event: what never waits."""
+        if isinstance(ask, Tell):
+            self.spending.tell(ask.event)
+            return None
+        entry = ask.entry
+        self.seen = self.spending.holder.queue.changes
+        verdict = self.spending.post(entry)
+        if isinstance(entry, Reserve):
+            self.meters = frozenset(entry.cost)
+            if self.place is not None:
+                # Pass the news on: to the next in line if there may be more, else to
+                # the next whom this meter does not concern.
+                but = None if isinstance(verdict, Granted) else self.meters
+                self.spending.holder.queue.wake(after=self.place, but=but)
+        return verdict
+
+    def handed_over(self, ask: Poll) -> Answer | None:
+        """Give the poll to the background thread, where the guard has one."""
+        if ask.here or not self.spending.background:
+            return None
+        BACKGROUND.poll(self.spending, ask)
+        return Answer()
+
+    def own_loop_polls(self, ask: Sleep) -> bool:
+        """Whether a thread would wait for a poll that its own event loop must finish."""
+        return ask.polled and threading.get_ident() in self.spending.holder.polling_loops
+
+    def undoing(self, ask: Poll | Sleep, act: Callable[..., object], *given: object) -> object:
+        """Act; when stopped half way, post the compensation that *ask* names."""
+        try:
+            return act(*given)
+        except BaseException:
+            self._undo(ask)
+            raise
+
+    async def aundoing(self, ask: Poll | Sleep, acting: Any) -> object:  # noqa: ANN401 - an awaitable
+        """Await *acting*; when cancelled, post the compensation that *ask* names."""
+        try:
+            return await acting
+        except BaseException:
+            self._undo(ask)
+            raise
+
+    def _undo(self, ask: Poll | Sleep) -> None:
+        if ask.undo is not None:
+            self.spending.post(ask.undo)
+
+    def join(self, ask: Sleep, waiter: Waiter) -> bool:
+        """Stand in line; False if the books have changed since they were looked at."""
+        line = self.spending.holder.queue
+        if self.place is None:
+            self.place = (-self.spending.policy.slack.get(ask.priority, 0.0), next(_places))
+        line.join(*self.place, self.meters, waiter)
+        return line.changes == self.seen
+
+    def leave(self) -> None:
+        """The story ended: whoever stands behind moves up."""
+        if self.place is not None:
+            self.spending.holder.queue.wake(after=self.place)
+
+
+class _Bell:
+    """Wakes a thread."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def wake(self) -> None:
+        self.event.set()
+
+
+class _Alarm:
+    """Wakes a task, from any thread."""
+
+    def __init__(self) -> None:
+        import anyio  # noqa: PLC0415 - only asynchronous callers pay for it
+        from anyio.lowlevel import current_token  # noqa: PLC0415 - as above
+
+        self.event = anyio.Event()
+        native: Any = current_token().native_token
+        # asyncio's loop and trio's token name the same thing differently.
+        soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+        self._soon: Callable[..., object] = soon
+
+    def wake(self) -> None:
+        try:
+            self._soon(self.event.set)
+        except RuntimeError:  # the loop has ended, and its tasks with it
+            return
+
+
+def _sleep(caller: _Caller, ask: Sleep) -> float:
+    bell = _Bell()
+    spending = caller.spending
+    try:
+        if caller.join(ask, bell):
+            spending.clock.wait(bell.event, ask.seconds)
+    finally:
+        spending.holder.queue.leave(bell)
+    return spending.clock.fast()
+
+
+async def _asleep(caller: _Caller, ask: Sleep) -> float:
+    alarm = _Alarm()
+    spending = caller.spending
+    try:
+        if caller.join(ask, alarm):
+            await spending.clock.await_(alarm.event, ask.seconds)
+    finally:
+        spending.holder.queue.leave(alarm)
+    return spending.clock.fast()
+
+
+def _jitter() -> float:
+    return random.uniform(-1.0, 1.0)  # noqa: S311 - spreads polls, keeps no secret
+
+
+def _poll(spending: Spending) -> Answer:
+    try:
+        return Answer(reading=spending.stats.fetch(), jitter=_jitter())
+    except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
+        return Answer(error=_theirs(spending, error), jitter=_jitter())
+
+
+async def _apoll(spending: Spending) -> Answer:
+    loops, me = spending.holder.polling_loops, threading.get_ident()
+    loops.add(me)
+    try:
+        return Answer(reading=await spending.stats.afetch(), jitter=_jitter())
+    except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
+        return Answer(error=_theirs(spending, error), jitter=_jitter())
+    finally:
+        loops.discard(me)
+
+
+def _theirs(spending: Spending, error: Exception) -> ProviderError:
+    if isinstance(error, ProviderError):
+        return error
+    name = type(error).__name__
+    return StatsUnreadable(f"its reader failed with {name}", provider=spending.provider.name)
+
+
+class _Background:
+    """The process's one daemon thread, started by the first poll that it is given."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[Spending, Poll]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def poll(self, spending: Spending, ask: Poll) -> None:
+        """Carry out the poll soon. Whoever needs it waits for the books to change."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._run, name="quotaguard-polls", daemon=True
+                )
+                self._thread.start()
+        self._jobs.put((spending, ask))
+
+    def _run(self) -> None:
+        while True:
+            spending, ask = self._jobs.get()
+            answer = _poll(spending)
+            try:
+                drive(spending, observing(ask.claim, answer))
+            except Exception as error:  # noqa: BLE001 - the thread outlives a store's fault
+                spending.warn(f"a background poll could not be entered: {type(error).__name__}")
+
+
+BACKGROUND = _Background()
+
+
+def _forked() -> None:
+    global BACKGROUND  # noqa: PLW0603 - one thread a process, and a child has none yet
+    BACKGROUND = _Background()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

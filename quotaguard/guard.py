@@ -1,0 +1,436 @@
+"""The guard: one account put together, and the ways in handed out."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from quotaguard.clock import SystemClock
+from quotaguard.errors import ConfigError, RefusalFacts
+from quotaguard.ledgers.memory import MemoryLedger
+from quotaguard.quota.account import Terms
+from quotaguard.quota.admission import refreshing
+from quotaguard.quota.entries import Check, Touch
+from quotaguard.quota.meter import MeterTerms
+from quotaguard.quota.policy import Policy
+from quotaguard.quota.polls import PollTerms
+from quotaguard.quota.standing import Decision, Standing, decision, standing
+from quotaguard.quota.verdicts import Granted
+from quotaguard.reservation import MISSING, Reservation
+from quotaguard.spending import Spending
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import httpx
+
+    from quotaguard.clients.function import Limit
+    from quotaguard.clients.httpx import QuotaTransport
+    from quotaguard.clock import Clock
+    from quotaguard.ledgers import Ledger
+    from quotaguard.providers import Provider
+    from quotaguard.quota.calls import Cost
+    from quotaguard.quota.events import Event
+    from quotaguard.quota.policy import Duration
+    from quotaguard.quota.readings import Reading
+    from quotaguard.stats import Stats
+
+    _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
+
+__all__ = ["Guard"]
+
+_SYSTEM_CLOCK = SystemClock()
+_HOME = MemoryLedger(clock=_SYSTEM_CLOCK)
+"""The process's own ledger: two guards of one account share its books."""
+
+_TESTED: weakref.WeakValueDictionary[int, MemoryLedger] = weakref.WeakValueDictionary()
+"""The same for every other clock, as long as a guard uses it."""
+
+_OWN_PACE = 30.0
+"""Who asks for polls more often than this has decided about the endpoint's budget."""
+
+
+class Guard:
+    """Keeps the calls of one account within its quota.
+
+    One guard serves threads, asyncio and trio at once. It never raises anything
+    but a `Refusal` into a guarded call.
+
+    ledger: where the books are kept: ``"memory://"`` (one for the process and
+        account), or a ledger object.
+    listeners: called with every `Event`; one that raises is dropped.
+    background: polls are made by a daemon thread and not by the caller who finds
+        one due.
+    stats_client: your own httpx client for polls (corporate proxy, own CA).
+    clock: for tests, see `quotaguard.testing.FakeClock`.
+
+    Raises:
+        ConfigError: what was given cannot work.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        ledger: str | Ledger = "memory://",
+        policy: Policy | None = None,
+        listeners: Iterable[Callable[[Event], None]] = (),
+        background: bool = False,
+        stats_client: httpx.Client | httpx.AsyncClient | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        policy = policy or Policy()
+        clock = clock or _SYSTEM_CLOCK
+        terms = _terms(provider, policy)
+        self.provider = provider
+        self.policy = policy
+        self._ledger = _ledger(ledger, clock)
+        self._spending = Spending(
+            provider=provider,
+            policy=policy,
+            terms=terms,
+            holder=self._ledger.holder(terms),
+            clock=clock,
+            stats=_LazyStats(provider, stats_client),
+            log=_log(),
+            listeners=tuple(listeners),
+            background=background,
+        )
+
+    # -- ways in ----------------------------------------------------------------
+
+    def reserve(
+        self,
+        cost: str | Cost,
+        /,
+        *,
+        priority: str = "normal",
+        max_wait: Duration | None = None,
+        fallback: Any = MISSING,  # noqa: ANN401 - whatever the user wants instead
+    ) -> Reservation:
+        """Return a reservation of *cost*, made when ``with`` or ``async with`` enters it.
+
+        cost: units per meter, or an operation's name. max_wait: seconds, for this
+        call. fallback: what ``as`` gives when the call is refused; a callable is
+        called with the refusal.
+
+        Raises:
+            Refusal: when entered; the call does not go and nothing is held.
+            ConfigError: an operation, meter or priority is not known.
+        """
+        if cost.__class__ is str:
+            cost = self._spending.cost_of(cost)
+        return Reservation(self._spending, cost, priority, max_wait, fallback)  # type: ignore[arg-type] # no str any more
+
+    def limit(
+        self,
+        operation: str | Cost,
+        /,
+        *,
+        cost: Callable[..., Cost] | None = None,
+        settle: Callable[[Any], Cost] | None = None,
+        priority: str = "normal",
+        max_wait: Duration | None = None,
+        fallback: Any = MISSING,  # noqa: ANN401 - whatever the user wants instead
+    ) -> Limit:
+        """Return a decorator that reserves before every call of a function.
+
+        For def, async def, methods, class and static methods, generators and async
+        generators; types are kept.
+
+        cost: the units of one call, from its arguments. settle: the units that it
+        spent after all, from its result. fallback: returned instead of raising when
+        the call is refused; a callable is called with the refusal.
+
+        Raises:
+            ConfigError: an operation, meter or priority is not known.
+        """
+        from quotaguard.clients.function import Limit  # noqa: PLC0415 - wrapt costs 20 ms
+
+        spending = self._spending
+        spending.rank(priority)
+        wait = None if max_wait is None else spending.wait(max_wait)
+        return Limit(
+            spending,
+            spending.cost_of(operation),
+            cost=cost,
+            settle=settle,
+            priority=priority,
+            max_wait=wait,
+            fallback=fallback,
+        )
+
+    def transport(
+        self, inner: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None
+    ) -> QuotaTransport:
+        """Return an httpx transport, for both colours, that guards what passes.
+
+        inner: the transport that sends: mock, HTTP/2, proxy; httpx's own by default.
+            Retries and caches go outside.
+
+        Raises:
+            ConfigError: *inner* is known to retry: an attempt would go uncounted.
+        """
+        from quotaguard.clients.httpx import QuotaTransport  # noqa: PLC0415 - httpx costs 80 ms
+
+        return QuotaTransport(self._spending, inner)
+
+    def client(self, **settings: Any) -> httpx.Client:  # noqa: ANN401 - httpx.Client's own
+        """Return an httpx.Client with the guard in its transport and every mount.
+
+        Unlike ``httpx.Client(transport=...)`` it keeps proxies, verify and http2.
+        """
+        import httpx  # noqa: PLC0415 - httpx costs 80 ms
+
+        return self.attach(httpx.Client(**settings))
+
+    def async_client(self, **settings: Any) -> httpx.AsyncClient:  # noqa: ANN401 - as above
+        """Return an httpx.AsyncClient with the guard in its transport and every mount."""
+        import httpx  # noqa: PLC0415 - httpx costs 80 ms
+
+        return self.attach(httpx.AsyncClient(**settings))
+
+    def attach(self, client: _Client) -> _Client:
+        """Put the guard into a client that exists: its transport and every mount.
+
+        Returns the client. Attaching twice changes nothing.
+
+        Raises:
+            ConfigError: it is no httpx client, or one of its transports retries.
+        """
+        from quotaguard.clients.httpx import attach  # noqa: PLC0415 - httpx costs 80 ms
+
+        attach(self._spending, client)
+        return client
+
+    # -- verbs ------------------------------------------------------------------
+
+    def check(
+        self, cost: str | Cost, /, *, priority: str = "normal"
+    ) -> Decision:
+        """Return whether a call of *cost* would go now. Charges nothing, never polls.
+
+        Raises:
+            ConfigError: an operation, meter or priority is not known.
+        """
+        spending = self._spending
+        if cost.__class__ is str:
+            cost = spending.cost_of(cost)
+        quick = self._quick_check(cost, priority)  # type: ignore[arg-type] # no str any more
+        if quick is not None:
+            return quick
+        spending.rank(priority)
+        verdict = spending.post(Check(spending.units_of(cost), priority))  # type: ignore[arg-type] # as above
+        return decision(None if isinstance(verdict, Granted) else verdict)
+
+    def _quick_check(self, cost: Cost, priority: str) -> Decision | None:
+        """Answer from the lanes and the denials, None if the books must be asked."""
+        spending = self._spending
+        holder = spending.holder
+        if cost.__class__ is not dict or len(cost) != 1 or spending.fractional:
+            return None
+        ((meter, count),) = cost.items()
+        with holder.lock:
+            fast = spending.fast()
+            purse = holder.allotment.purses.get(meter)
+            if purse is None or count.__class__ is not int or count < 0:
+                return None
+            if fast < purse.end and purse.taken + count <= purse.room.get(priority, -1):
+                left = purse.headroom
+                headroom = None if left is None else left - purse.taken
+                return Decision(True, "", meter, headroom)  # noqa: FBT003
+            denial = holder.denials.get((meter, priority))
+        if denial is None or denial.units != count or fast >= denial.until:
+            return None
+        return _denied(meter, denial.facts)
+
+    def record(self, cost: str | Cost, /) -> None:
+        """Count units that were spent elsewhere: charged, never refused.
+
+        Raises:
+            ConfigError: an operation or meter is not known, a count is no number.
+        """
+        spending = self._spending
+        counted = spending.units_of(spending.cost_of(cost))
+        with spending.holder.lock:
+            spending.holder.allotment.record(counted)
+        spending.post(Touch())
+
+    def standing(self) -> Standing:
+        """Return the account's whole picture, without polling."""
+        spending = self._spending
+        spending.post(Touch())
+        with spending.holder.lock:
+            return standing(spending.holder.books, spending.clock.now(), spending.terms)
+
+    async def astanding(self) -> Standing:
+        """Return the account's whole picture, without polling."""
+        return self.standing()
+
+    def refresh(self) -> Standing:
+        """Poll now and believe good news at once: an upgraded plan, a refund.
+
+        Raises:
+            ProviderError: the stats endpoint did not bring a reading.
+        """
+        from quotaguard.drivers import drive  # noqa: PLC0415 - with its async twin
+
+        error = drive(self._spending, refreshing(self._name()))
+        if error is not None:
+            raise error
+        return self.standing()
+
+    async def arefresh(self) -> Standing:
+        """Poll now, as `refresh` does.
+
+        Raises:
+            ProviderError: the stats endpoint did not bring a reading.
+        """
+        from quotaguard.drivers import adrive  # noqa: PLC0415 - with its sync twin
+
+        error = await adrive(self._spending, refreshing(self._name()))
+        if error is not None:
+            raise error
+        return self.standing()
+
+    def settle(self, reservation: int, actual: str | Cost, /) -> bool:
+        """End a deferred reservation by its id: the webhook has told what it cost.
+
+        The id is ``response.extensions["quotaguard"].id``. False if nothing waits
+        under it: it was settled already, or became unknown after `Policy.late`.
+
+        Raises:
+            ConfigError: an operation or meter is not known, a count is no number.
+        """
+        cost = self._spending.cost_of(actual)
+        found = self._spending.deferred.get(reservation)
+        if found is None:
+            return False
+        found.settle(cost)
+        return True
+
+    def close(self) -> None:
+        """Close what the guard opened for polls. Reservations may still be ended."""
+        self._spending.stats.close()
+        self._ledger.close()
+
+    async def aclose(self) -> None:
+        """Close what the guard opened for polls. Reservations may still be ended."""
+        await self._spending.stats.aclose()
+        self._ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _name(self) -> str:
+        return f"{self._spending.holder.name}.refresh"
+
+    def __repr__(self) -> str:
+        picture = self.standing()
+        row = picture.tightest
+        if row is None or picture.age is None:
+            return f"<Guard {self.provider.name}: not read yet>"
+        margin = f", margin {row.margin:,}" if row.margin else ""
+        return (
+            f"<Guard {self.provider.name}: {row.meter} {row.used:,}/{row.limit:,}{margin}, "
+            f"read {picture.age:,.0f} s ago>"
+        )
+
+
+def _terms(provider: Provider, policy: Policy) -> Terms:
+    unknown = sorted(set(policy.meters) - set(provider.meters))
+    if unknown:
+        msg = f"{provider.name} has no meter {unknown[0]!r}, for which the policy has settings"
+        raise ConfigError(msg)
+    shortest, longest = policy.poll_every
+    budget = policy.poll_budget
+    if budget is None:
+        budget = 0.9 * provider.polls_per_hour
+        if shortest < _OWN_PACE:  # type: ignore[operator] # a Policy holds seconds
+            budget = max(budget, 3600.0 / shortest)  # type: ignore[operator] # as above
+    return Terms(
+        provider=provider.name,
+        account=provider.account,
+        meters={
+            name: MeterTerms.of(meter, policy.of(name)) for name, meter in provider.meters.items()
+        },
+        polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
+    )
+
+
+def _ledger(ledger: str | Ledger, clock: Clock) -> Ledger:
+    if not isinstance(ledger, str):
+        return ledger
+    if ledger != "memory://":
+        scheme = ledger.partition(":")[0]
+        msg = f"there is no ledger {scheme!r} in this version; use ledger='memory://'"
+        raise ConfigError(msg)
+    if clock is _SYSTEM_CLOCK:
+        return _HOME
+    shared = _TESTED.get(id(clock))
+    if shared is None:
+        shared = _TESTED[id(clock)] = MemoryLedger(clock=clock)
+    return shared
+
+
+def _log() -> Callable[[Event], None]:
+    from quotaguard.logs import LogListener  # noqa: PLC0415 - logs stands above nothing here
+
+    return LogListener()
+
+
+class _LazyStats:
+    """The stats exchange, imported with httpx when the first poll is made."""
+
+    def __init__(
+        self, provider: Provider, client: httpx.Client | httpx.AsyncClient | None
+    ) -> None:
+        self._provider = provider
+        self._client = client
+        self._stats: Stats | None = None
+
+    def _made(self) -> Stats:
+        if self._stats is None:
+            from quotaguard.stats import Stats  # noqa: PLC0415 - httpx costs 80 ms
+
+            self._stats = Stats(self._provider, client=self._client)
+        return self._stats
+
+    def fetch(self) -> Reading:
+        return self._made().fetch()
+
+    async def afetch(self) -> Reading:
+        return await self._made().afetch()
+
+    def close(self) -> None:
+        if self._stats is not None:
+            self._stats.close()
+
+    async def aclose(self) -> None:
+        if self._stats is not None:
+            await self._stats.aclose()
+
+
+def _denied(meter: str, facts: RefusalFacts) -> Decision:
+    reason = facts.reason or ("exhausted" if facts.retry_after is None else "not confirmed")
+    return Decision(False, reason, meter, facts.headroom, facts.retry_after, facts.resets_at)  # noqa: FBT003

@@ -1,0 +1,99 @@
+"""Ledgers: where the books of accounts are kept. One file each, no sibling known.
+
+A ledger gives every guard a holder: its place at the books of one account. The
+entry arithmetic is in `quotaguard.quota` and exists once; a ledger only makes it
+atomic and durable, with one reading of its clock per entry.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from quotaguard.errors import Refusal, RefusalFacts
+from quotaguard.quota.account import Books, Entry, Posted, Terms
+from quotaguard.quota.allotment import Allotment
+
+__all__ = ["Denial", "Holder", "Ledger", "Waiter"]
+
+
+class Waiter(Protocol):
+    """Somebody who waits for the books to change."""
+
+    def wake(self) -> None:
+        """Go and look again. Called from any thread, at most once a wait."""
+
+
+class Denial(NamedTuple):
+    """A refusal that stays true until *until*, or until the books change.
+
+    It is for calls of exactly *units* that wait at most *max_wait* seconds.
+    """
+
+    units: int
+    max_wait: float
+    until: float
+    refusal: type[Refusal]
+    facts: RefusalFacts
+
+
+class Holder(Protocol):
+    """One guard's place at the books of an account, in this process.
+
+    lock: guards *allotment* and *denials*, and is held for a few microseconds.
+    epoch: changes when the process forks; what was reserved before is void then.
+    forgotten: what reservations held that nobody ended, for the next post. Filled
+        by finalizers, which may run anywhere and so must not take the lock.
+    polling_loops: threads whose event loop carries out a poll.
+    """
+
+    name: str
+    lock: threading.Lock
+    allotment: Allotment
+    denials: dict[tuple[str, str], Denial]
+    epoch: int
+    polling_loops: set[int]
+    queue: WaitingLine
+    forgotten: deque[tuple[int, Mapping[str, int]]]
+
+    @property
+    def books(self) -> Books:
+        """The books as last seen, for reading under the lock."""
+
+    def post(self, entry: Entry) -> Posted:
+        """Report the holder's counts, apply *entry*, take over what it grants.
+
+        Raises:
+            LedgerUnavailable: the store cannot be reached.
+        """
+
+
+class WaitingLine(Protocol):
+    """Those who wait, best priority first, first come first.
+
+    changes: counts what may have given somebody more; one who looks at the books
+    notes it first, so that no change between the look and the wait is missed.
+    """
+
+    changes: int
+
+    def join(self, rank: float, place: int, meters: frozenset[str], waiter: Waiter) -> None:
+        """Stand in line; *place* is kept from one wait of a call to its next."""
+
+    def leave(self, waiter: Waiter) -> None:
+        """Stop waiting; whoever is not in line is not missed."""
+
+    def wake(self, *, after: tuple[float, int] | None = None, but: frozenset[str] | None = None) -> None:
+        """Wake the first in line, or the first behind *after* of other meters than *but*."""
+
+
+class Ledger(Protocol):
+    """Where the books of accounts are kept."""
+
+    def holder(self, terms: Terms) -> Holder:
+        """Return the place of a guard with these terms at its account's books."""
+
+    def close(self) -> None:
+        """Give back what is held and close the store."""

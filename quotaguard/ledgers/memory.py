@@ -1,0 +1,264 @@
+"""The ledger of one process: books in memory, exact, gone when the process ends.
+
+Holders of one account share its books and its lock. Whoever posts an entry first
+takes back what every lane has left, so that an entry always sees exact books:
+the cost of a shared ledger's recall is nothing here.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from quotaguard.clock import SystemClock
+from quotaguard.quota.account import Books
+from quotaguard.quota.allotment import Allotment
+from quotaguard.quota.entries import Check, Reserve, Touch
+from quotaguard.quota.events import Degraded
+from quotaguard.quota.account import Posted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quotaguard.clock import Clock
+    from quotaguard.ledgers import Denial, Waiter
+    from quotaguard.quota.account import Entry, Terms
+    from quotaguard.quota.readings import Moment
+
+__all__ = ["MemoryLedger"]
+
+_QUIET = (Reserve, Check, Touch)
+"""Entries that nobody waits for: they never give anybody more."""
+
+
+class MemoryLedger:
+    """Books in memory. By default there is one for the process and its accounts.
+
+    An explicit ``MemoryLedger()`` is private to the guards that are given it.
+    What its predecessor spent just before a restart it cannot know; therefore it
+    holds back `Policy.cold_reserve` until a poll has seen all of that.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._accounts: dict[str, _Account] = {}
+        _LEDGERS.add(self)
+
+    def holder(self, terms: Terms) -> MemoryHolder:
+        """Return the place of a guard with these terms at its account's books."""
+        with self._lock:
+            account = self._accounts.get(terms.account)
+            if account is None:
+                account = self._accounts[terms.account] = _Account(self._clock)
+            return account.holder(terms)
+
+    def close(self) -> None:
+        """Nothing to close: other guards may share these books."""
+
+    def __repr__(self) -> str:
+        return f"<MemoryLedger: {len(self._accounts)} accounts>"
+
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+        for account in self._accounts.values():
+            account.lock.acquire()
+
+    def _after_fork_in_parent(self) -> None:
+        for account in self._accounts.values():
+            account.lock.release()
+        self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        for account in self._accounts.values():
+            account.forked()
+
+
+class _Account:
+    """The books of one account, its lock and its holders."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.books = Books(cold_from=clock.now().slow)
+        self.holders: list[MemoryHolder] = []
+        self.denials: dict[tuple[str, str], Denial] = {}
+        self.queue = _Line()
+        self.polling_loops: set[int] = set()
+        self.warn = False
+
+    def holder(self, terms: Terms) -> MemoryHolder:
+        """Guards of equal terms are one holder; lanes depend on the terms."""
+        for holder in self.holders:
+            if holder.terms == terms:
+                return holder
+        holder = MemoryHolder(self, terms, f"{os.getpid()}.{len(self.holders)}")
+        self.holders.append(holder)
+        return holder
+
+    def forked(self) -> None:
+        """Go on in a child: without allotments, and cold.
+
+        The parent's reservations are void here. Their units count as spent until
+        a poll has seen what became of them.
+        """
+        now = self.clock.now()
+        self.lock = threading.Lock()
+        self.queue = _Line()
+        self.polling_loops = set()
+        self.denials = {}
+        self.warn = True
+        for meter in self.books.meters.values():
+            meter.spent += meter.held
+            meter.unknown += meter.held
+            meter.held = 0
+            meter.samples[-1] = (now.slow, meter.spent)
+        self.books.cold_from = now.slow
+        self.books.holders.clear()
+        self.books.polls.claimed = None
+        for number, holder in enumerate(self.holders):
+            holder.restart(self, f"{os.getpid()}.{number}")
+
+
+class MemoryHolder:
+    """One guard's place at the books of an account."""
+
+    def __init__(self, account: _Account, terms: Terms, name: str) -> None:
+        self.terms = terms
+        self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
+        self.epoch = 0
+        self.restart(account, name)
+
+    def restart(self, account: _Account, name: str) -> None:
+        """Begin without an allotment; what was reserved before is void."""
+        self._account = account
+        self.name = name
+        self.epoch += 1
+        self.lock = account.lock
+        self.allotment = Allotment()
+        self.denials = account.denials
+        self.queue = account.queue
+        self.polling_loops = account.polling_loops
+        self.forgotten: deque[tuple[int, Mapping[str, int]]] = deque()
+
+    @property
+    def books(self) -> Books:
+        """The books, for reading under the lock."""
+        return self._account.books
+
+    def post(self, entry: Entry) -> Posted:
+        """Report every holder's counts, apply *entry*, take over what it grants."""
+        account = self._account
+        quiet = isinstance(entry, _QUIET)
+        with self.lock:
+            now = account.clock.now()
+            books = account.books
+            for holder in account.holders:
+                holder.remember(now)
+                if holder is not self:
+                    books.absorb(holder.name, holder.allotment.report(now), now, holder.terms)
+            report = self.allotment.report(now)
+            posted = books.post(self.name, report, entry, now, self.terms)
+            self.allotment.accept(posted.granted, posted.lanes)
+            if not quiet:
+                self.denials.clear()
+                self.queue.changes += 1
+            warn, account.warn = account.warn, False
+        if not quiet:
+            self.queue.wake()
+        if warn:
+            posted = Posted(
+                posted.verdict, posted.granted, posted.lanes, (*posted.events, self._forked())
+            )
+        return posted
+
+    def remember(self, now: Moment) -> None:
+        """Take up what was forgotten: its outcome is unknown."""
+        while self.forgotten:
+            epoch, cost = self.forgotten.popleft()
+            if epoch == self.epoch:
+                self.allotment.give_up(cost, now.slow + self.late)
+
+    def _forked(self) -> Degraded:
+        return Degraded(
+            provider=self.terms.provider,
+            account=self.terms.account,
+            state="forked",
+            reason="this process was forked and counts by itself; its siblings cannot be "
+            'seen before they show in the stats: Guard(..., ledger="sqlite:///path/quota.db")',
+        )
+
+
+class _Line:
+    """Those who wait, best priority first, first come first."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[float, int, frozenset[str], Waiter]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def join(self, rank: float, place: int, meters: frozenset[str], waiter: Waiter) -> None:
+        """Stand in line; *place* is kept from one wait of a call to its next."""
+        with self._lock:
+            key = (rank, place)
+            bisect.insort(self._waiting, (*key, meters, waiter), key=lambda item: item[:2])
+
+    def leave(self, waiter: Waiter) -> None:
+        """Stop waiting; whoever is not in line is not missed."""
+        with self._lock:
+            self._waiting = [item for item in self._waiting if item[3] is not waiter]
+
+    def wake(
+        self,
+        *,
+        after: tuple[float, int] | None = None,
+        but: frozenset[str] | None = None,
+    ) -> None:
+        """Wake the first in line, or the first behind *after* of other meters than *but*."""
+        with self._lock:
+            for index, (rank, place, meters, waiter) in enumerate(self._waiting):
+                behind = after is None or (rank, place) > after
+                if behind and meters != but:
+                    del self._waiting[index]
+                    break
+            else:
+                return
+        waiter.wake()
+
+
+_LEDGERS: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
+_FORKING: list[MemoryLedger] = []
+
+
+def _before_fork() -> None:
+    _FORKING.extend(_LEDGERS)
+    for ledger in _FORKING:
+        ledger._before_fork()  # noqa: SLF001 - this module's own
+
+
+def _after_fork_in_parent() -> None:
+    for ledger in _FORKING:
+        ledger._after_fork_in_parent()  # noqa: SLF001 - this module's own
+    _FORKING.clear()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in _FORKING:
+        ledger._after_fork_in_child()  # noqa: SLF001 - this module's own
+    _FORKING.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

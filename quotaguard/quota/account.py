@@ -1,0 +1,357 @@
+"""The books of one account between two readings, and the entries on them.
+
+Rule: nothing here knows what time it is; every entry is told. An entry is
+applied whole under the ledger's one lock, with one reading of the clock, and
+answers with a verdict, the lanes it grants and the events it caused. The books
+are integers, short lists and names: constant in size, and JSON can carry them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from quotaguard.errors import RefusalFacts
+from quotaguard.quota.allotment import Lane, Tally
+from quotaguard.quota.events import Degraded, Event, PeriodTurned, ThresholdCrossed
+from quotaguard.quota.lines import line, share_left
+from quotaguard.quota.meter import MeterBooks, MeterTerms
+from quotaguard.quota.polls import Polls, PollTerms
+from quotaguard.quota.readings import Moment, Period, amount, nothing
+
+__all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict"]
+
+VERSION = 1
+"""Of the books' state; a ledger that finds another one migrates or refuses."""
+
+UNLIMITED_LANE = 1_000_000
+"""Units of an unlimited meter that a lane takes at once; they are given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a guard's provider and policy ask of the books: the same for every entry."""
+
+    provider: str
+    account: str
+    meters: Mapping[str, MeterTerms]
+    polls: PollTerms
+
+    @property
+    def settled(self) -> float:
+        """Seconds after a start until a poll has seen all of a predecessor's spend."""
+        return max(terms.lag + terms.late for terms in self.meters.values())
+
+
+class Verdict:
+    """What the books answer to an entry; the kinds are in `quotaguard.quota.verdicts`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The answer to one entry."""
+
+    verdict: Verdict
+    granted: Mapping[str, int] = field(default_factory=nothing)
+    lanes: Mapping[str, Lane] = field(default_factory=nothing)
+    events: tuple[Event, ...] = ()
+
+
+class Entry(Protocol):
+    """One change of the books."""
+
+    def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
+        """Change *books* and answer. Must not fail half way."""
+
+
+class Books:
+    """The books of one account."""
+
+    __slots__ = (
+        "asked",
+        "asked_fast",
+        "asked_wall",
+        "cold_from",
+        "ended",
+        "holders",
+        "live",
+        "meters",
+        "paused",
+        "period",
+        "polls",
+        "slots",
+        "state_told",
+    )
+
+    def __init__(self, *, cold_from: float | None = None) -> None:
+        """Open empty books. *cold_from* (slow clock): a predecessor may have spent."""
+        self.meters: dict[str, MeterBooks] = {}
+        self.holders: dict[str, dict[str, Tally]] = {}
+        self.polls = Polls()
+        self.period = Period()
+        self.ended: Period | None = None
+        self.live = False
+        self.cold_from = cold_from
+        self.asked = self.asked_fast = -math.inf
+        self.asked_wall: float | None = None
+        self.slots: dict[str, float] = {}
+        self.paused = -math.inf
+        self.state_told = "fresh"
+
+    # -- the one way in ---------------------------------------------------------
+
+    def post(
+        self, holder: str, report: Mapping[str, Tally], entry: Entry, now: Moment, terms: Terms
+    ) -> Posted:
+        """Apply *entry* of *holder*, which reports its counts with it."""
+        self.absorb(holder, report, now, terms)
+        events = self._turn(now, terms)
+        posted = entry.apply(self, now, terms)
+        self._hold(holder, posted)
+        if events:
+            events.extend(posted.events)
+            return Posted(posted.verdict, posted.granted, posted.lanes, tuple(events))
+        return posted
+
+    def meter(self, name: str) -> MeterBooks:
+        """Return the books of one meter, opened when it is first named."""
+        books = self.meters.get(name)
+        if books is None:
+            books = self.meters[name] = MeterBooks()
+        return books
+
+    def absorb(
+        self, holder: str, report: Mapping[str, Tally], now: Moment, terms: Terms
+    ) -> None:
+        """Take over a holder's cumulative counts: only what is new since its last report."""
+        tallies = self.holders.setdefault(holder, {})
+        for name, tally in report.items():
+            last = tallies.get(name, _NONE)
+            if tally == last:
+                continue
+            meter = self.meter(name)
+            # Drawn units are entered when granted; a record draws on its own.
+            drawn = max(tally.drawn, last.drawn)
+            cleared = max(tally.cleared, last.cleared)
+            meter.held += (drawn - last.drawn) - (cleared - last.cleared)
+            spent, unknown = max(tally.spent, last.spent), max(tally.unknown, last.unknown)
+            meter.resolve(spent - last.spent, unknown - last.unknown, now, terms.meters[name])
+            tallies[name] = Tally(drawn, cleared, spent, unknown)
+
+    def _hold(self, holder: str, posted: Posted) -> None:
+        """Enter what was granted: it counts as spent until it is cleared."""
+        if not posted.granted and not posted.lanes:
+            return
+        tallies = self.holders[holder]
+        for name in {**posted.granted, **posted.lanes}:
+            lane = posted.lanes.get(name)
+            count = posted.granted.get(name, 0) + (lane.units if lane else 0)
+            last = tallies.get(name, _NONE)
+            tallies[name] = last._replace(drawn=last.drawn + count)
+            self.meter(name).held += count
+
+    def _turn(self, now: Moment, terms: Terms) -> list[Event]:
+        """Begin a new period once the old one has ended beyond doubt, by the clock.
+
+        Spend since the earliest instant at which the provider may have reset is
+        counted in the new period.
+        """
+        period = self.period
+        if not self.live or period.end is None or now.wall < period.end + period.skew:
+            return []
+        earliest = now.slow - (now.wall - (period.end - period.skew))
+        for meter in self.meters.values():
+            meter.turn(earliest)
+        length = period.length
+        self.ended, self.live = period, False
+        self.period = (
+            Period()
+            if length is None
+            else Period(period.end, period.end + length, period.skew)
+        )
+        self.slots.clear()
+        self.polls.want(now.fast, now, terms.polls)
+        return [self.turned(terms, seen=False)]
+
+    def turned(self, terms: Terms, *, seen: bool) -> PeriodTurned:
+        """Return the event of a new period."""
+        return PeriodTurned(
+            provider=terms.provider,
+            account=terms.account,
+            seen=seen,
+            period_start=self.period.starts_at,
+            period_end=self.period.ends_at,
+        )
+
+    # -- what is known ----------------------------------------------------------
+
+    @property
+    def cold(self) -> bool:
+        """Whether a predecessor's last spend may still be hidden."""
+        return self.cold_from is not None
+
+    def room(self, name: str, now: Moment, terms: Terms, *, at: float | None = None) -> int | None:
+        """Return the units of a meter that may still be spent, None for unlimited.
+
+        at: the fast clock at which the margin is taken, later than now for lanes.
+        """
+        meter, mine = self.meters[name], terms.meters[name]
+        if meter.limit is None:
+            return None
+        gate = meter.gate(now.fast if at is None else at, mine)
+        return meter.limit + mine.overage - gate - (meter.cold if self.cold else 0)
+
+    def age(self, name: str, now: Moment) -> float:
+        """Return the seconds since the newest reading of a meter was asked."""
+        return now.fast - self.meters[name].asked_fast
+
+    def held_back(self, name: str, priority: str, now: Moment, terms: Terms) -> int:
+        """Return the units that the line keeps from *priority* at this moment."""
+        meter, policy = self.meters[name], terms.meters[name].policy
+        slack = policy.slack.get(priority, 0.0)
+        if slack >= 1.0 or meter.limit is None:
+            return 0
+        share = share_left(self.period, now.wall, policy.profile)  # type: ignore[arg-type] # rows are tuples
+        return line(slack, share, meter.limit)
+
+    def facts(
+        self, name: str, now: Moment, terms: Terms, *, priority: str, requested: int
+    ) -> RefusalFacts:
+        """Return what is known of a meter, for a refusal of *requested* units."""
+        meter = self.meters.get(name)
+        mine = terms.meters[name]
+        scale = mine.meter.scale
+        limited = meter is not None and meter.read and meter.limit is not None
+        room = self.room(name, now, terms) if meter is not None and limited else None
+        margin = meter.margin(now.fast, mine) if meter is not None and limited else 0
+        return RefusalFacts(
+            provider=terms.provider,
+            account=terms.account,
+            meter=name,
+            priority=priority,
+            requested=amount(requested, scale),
+            limit=None if meter is None or meter.limit is None else amount(meter.limit, scale),
+            used=None if meter is None else amount(meter.known() + meter.held, scale),
+            headroom=None if room is None else amount(max(0, room), scale),
+            margin=amount(margin, scale),
+            resets_at=self.period.ends_at if self.live else None,
+            read_at=_utc(self.asked_wall),
+        )
+
+    def crossed(self, names: Mapping[str, Any], now: Moment, terms: Terms) -> list[Event]:
+        """Return the thresholds that usage has passed for the first time this period."""
+        events: list[Event] = []
+        for name in names:
+            meter, mine = self.meters[name], terms.meters[name]
+            if not meter.limit or not meter.read:
+                continue
+            used = meter.known() + meter.held
+            share = used / meter.limit
+            passed = [at for at in mine.policy.warn_at if meter.warned < at <= share]
+            if not passed:
+                continue
+            meter.warned = passed[-1]
+            scale = mine.meter.scale
+            events.append(
+                ThresholdCrossed(
+                    provider=terms.provider,
+                    account=terms.account,
+                    meter=name,
+                    threshold=passed[-1],
+                    used=amount(used, scale),
+                    limit=amount(meter.limit, scale),
+                    headroom=amount(max(0, self.room(name, now, terms) or 0), scale),
+                    resets_at=self.period.ends_at,
+                )
+            )
+        return events
+
+    def degraded(self, state: str, reason: str, terms: Terms) -> list[Event]:
+        """Return the event of a new state of the readings, once per change."""
+        if state == self.state_told:
+            return []
+        self.state_told = state
+        if state == "fresh":
+            return []
+        return [
+            Degraded(
+                provider=terms.provider, account=terms.account, state=state, reason=reason
+            )
+        ]
+
+    # -- as JSON ----------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return the books as JSON can carry them, with their version."""
+        told: dict[str, Any] = {"version": VERSION}
+        for name in self.__slots__:
+            told[name] = _STATES.get(name, _same)(getattr(self, name))
+        return told
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Books:
+        """Return the books that `state` told.
+
+        Raises:
+            ValueError: the state is of another version.
+        """
+        if state.get("version") != VERSION:
+            msg = f"books of version {state.get('version')!r}, this program writes {VERSION}"
+            raise ValueError(msg)
+        books = cls()
+        for name in cls.__slots__:
+            setattr(books, name, _BOOKS.get(name, _same)(state[name]))
+        return books
+
+    def copy(self) -> Books:
+        """Return books that go on by themselves."""
+        return Books.of(self.state())
+
+
+_NONE = Tally()
+
+
+def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None
+    return Period(None, wall).ends_at
+
+
+def _same(value: Any) -> Any:  # noqa: ANN401 - passed through
+    if value == -math.inf:
+        return "-inf"
+    return -math.inf if value == "-inf" else value
+
+
+def _period(value: Any) -> Any:  # noqa: ANN401 - a period, told as a list
+    return None if value is None else [value.start, value.end, value.skew]
+
+
+def _read_period(value: Any) -> Period | None:  # noqa: ANN401 - what _period told
+    return None if value is None else Period(*value)
+
+
+_STATES: Mapping[str, Any] = {
+    "meters": lambda meters: {name: meter.state() for name, meter in meters.items()},
+    "holders": lambda holders: {
+        who: {name: list(tally) for name, tally in tallies.items()}
+        for who, tallies in holders.items()
+    },
+    "polls": lambda polls: polls.state(),
+    "period": _period,
+    "ended": _period,
+    "slots": dict,
+}
+_BOOKS: Mapping[str, Any] = {
+    "meters": lambda told: {name: MeterBooks.of(state) for name, state in told.items()},
+    "holders": lambda told: {
+        who: {name: Tally(*tally) for name, tally in tallies.items()}
+        for who, tallies in told.items()
+    },
+    "polls": Polls.of,
+    "period": _read_period,
+    "ended": _read_period,
+    "slots": dict,
+}

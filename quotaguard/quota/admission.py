@@ -1,0 +1,291 @@
+"""The stories: reserving, polling, refreshing. Generators that only ask.
+
+A story decides what happens next and does nothing itself. It yields an ask, and
+whoever drives it (a thread, an asyncio or trio task, the simulator) carries the
+ask out and sends the answer back. So all of them run the same decisions.
+
+    Post(entry)    enter something in the books           -> Verdict
+    Poll(claim)    ask the provider's stats endpoint      -> Answer
+    Sleep(s)       until then, or until the books change  -> Moment.fast after it
+    Tell(event)    to listeners                           -> None
+
+A story cannot clean up after itself: it may be closed while it waits, by a
+cancelled task. What is held while an ask is carried out is named in the ask
+(*undo*), and the driver posts that. Nothing but a slot or a claim ever is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from quotaguard.errors import (
+    CostTooLarge,
+    ProviderError,
+    QuotaExhausted,
+    QuotaUnknown,
+    Refusal,
+    RefusalFacts,
+    WaitTooLong,
+)
+from quotaguard.quota.entries import (
+    Abandon,
+    AskToPoll,
+    GiveBack,
+    Observe,
+    PollLost,
+    Reserve,
+)
+from quotaguard.quota.events import Delayed, Event, Refused
+from quotaguard.quota.readings import Reading, nothing
+from quotaguard.quota.verdicts import (
+    Due,
+    Granted,
+    Later,
+    Pending,
+    Spent,
+    TooLarge,
+    Unknown,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from quotaguard.quota.account import Entry
+    from quotaguard.quota.polls import Claim
+
+__all__ = ["Answer", "Ask", "Poll", "Post", "Request", "Sleep", "Story", "Tell", "observing", "polling", "refreshing", "reserving"]
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Enter this in the books; the answer is a `Verdict`. The driver tells the events."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask the provider under this claim; the answer is an `Answer`.
+
+    here: the caller needs the answer itself, no other thread may make the poll.
+    """
+
+    claim: Claim
+    undo: Entry
+    here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait *seconds*, or until the books change; the answer is the fast clock's time.
+
+    polled: the wait is for a poll that somebody else makes. A caller who would
+    wait for itself (its own event loop makes that poll) answers ``None`` at once.
+    """
+
+    seconds: float
+    priority: str
+    undo: Entry | None = None
+    polled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Give this event to the listeners."""
+
+    event: Event
+
+
+Ask = Post | Poll | Sleep | Tell
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a poll brought: a reading, or the provider's error; None of both: handed on.
+
+    jitter: from -1 to 1, drawn by the driver.
+    """
+
+    reading: Reading | None = None
+    error: ProviderError | None = None
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller wants. *at*: the fast clock when it came. Units are integers."""
+
+    name: str
+    cost: Mapping[str, int]
+    priority: str
+    max_wait: float
+    at: float
+    on_exhausted: str = "raise"
+    shadow: bool = False
+    lanes: Mapping[str, int] = field(default_factory=nothing)
+
+    def entry(self, *, slot: float | None, waited: float, forced: bool = False) -> Reserve:
+        """Return the entry that asks for it."""
+        return Reserve(
+            self.name,
+            self.cost,
+            self.priority,
+            slot=slot,
+            forced=forced,
+            lanes=self.lanes,
+            max_wait=max(0.0, self.max_wait - waited),
+        )
+
+
+Story = Generator[Ask, object, Verdict]
+
+
+def reserving(request: Request) -> Story:
+    """Reserve, waiting and polling as needed. Returns `Granted`.
+
+    Raises:
+        Refusal: the call does not go. Nothing is held for it.
+    """
+    slot: float | None = None
+    now, error = request.at, None
+    while True:
+        waited = now - request.at
+        verdict = yield Post(request.entry(slot=slot, waited=waited))
+        slot, polled = None, False
+        match verdict:
+            case Granted():
+                return verdict
+            case Due(claim=claim):
+                error = yield from polling(claim)
+                continue
+            case Pending(facts=facts, seconds=delay):
+                reason, polled = "a poll is under way", True
+            case Later(facts=facts, delay=delay, reason=reason, slot=slot):
+                pass
+            case Spent(facts=facts, polled=polled):
+                delay, reason = _patience(request, verdict), "part of the spend is not confirmed"
+            case _:
+                return (yield from _refuse(request, verdict, error, now))
+        if delay > request.max_wait - waited:
+            return (yield from _refuse(request, verdict, error, now))
+        yield Tell(_delayed(request, facts, delay, reason))
+        undo = None if slot is None else GiveBack(request.priority, slot, request.cost)
+        woken = yield Sleep(delay, request.priority, undo, polled=polled)
+        if woken is None:
+            error = yield from _poll_oneself(request)
+        else:
+            assert isinstance(woken, float)  # noqa: S101 - the driver's contract
+            now = woken
+
+
+def _patience(request: Request, spent: Spent) -> float:
+    """Return how long a spent meter is worth waiting for."""
+    if spent.heals is not None:
+        return spent.heals
+    if request.on_exhausted == "wait" and spent.turns is not None:
+        return spent.turns
+    return math.inf
+
+
+def _poll_oneself(request: Request) -> Generator[Ask, object, ProviderError | None]:
+    """Poll although somebody else does: two polls at once are harmless."""
+    verdict = yield Post(AskToPoll(f"{request.name}'", anyway=True))
+    assert isinstance(verdict, Due)  # noqa: S101 - it was asked for anyway
+    return (yield from polling(verdict.claim, here=True))
+
+
+def polling(
+    claim: Claim, *, here: bool = False, trusted: bool = False
+) -> Generator[Ask, object, ProviderError | None]:
+    """Carry out a poll whose claim was won; returns the provider's error, if any."""
+    answer = yield Poll(claim, Abandon(claim), here)
+    assert isinstance(answer, Answer)  # noqa: S101 - the driver's contract
+    return (yield from observing(claim, answer, trusted=trusted))
+
+
+def observing(
+    claim: Claim, answer: Answer, *, trusted: bool = False
+) -> Generator[Ask, object, ProviderError | None]:
+    """Enter what a poll brought in the books."""
+    if answer.reading is not None:
+        yield Post(Observe(claim, answer.reading, answer.jitter, trusted=trusted))
+    elif answer.error is not None:
+        yield Post(PollLost(claim, answer.error, answer.jitter))
+    return answer.error
+
+
+def _refuse(
+    request: Request, verdict: object, error: ProviderError | None, now: float
+) -> Story:
+    """Tell the refusal and raise it; in shadow mode let the call go all the same."""
+    refusal = _refusal(request, verdict)
+    if isinstance(verdict, Spent):
+        refusal.stays = verdict.until
+    elif isinstance(verdict, Later):
+        refusal.stays = now + min(1.0, verdict.delay - (request.max_wait - (now - request.at)))
+    yield Tell(_refused(refusal, shadow=request.shadow))
+    if request.shadow:
+        entry = request.entry(slot=None, waited=request.max_wait, forced=True)
+        granted = yield Post(replace(entry, may_poll=False))
+        assert isinstance(granted, Granted)  # noqa: S101 - it was forced
+        return granted
+    raise refusal from error
+
+
+def _refusal(request: Request, verdict: object) -> Refusal:
+    facts: RefusalFacts
+    match verdict:
+        case TooLarge(facts=facts):
+            return CostTooLarge(facts)
+        case Unknown(facts=facts):
+            return QuotaUnknown(facts)
+        case Pending(facts=facts, seconds=seconds):
+            return QuotaUnknown(replace(facts, retry_after=seconds, reason="a poll is under way"))
+        case Later(facts=facts):
+            return WaitTooLong(replace(facts, max_wait=request.max_wait))
+        case Spent(facts=facts):
+            if request.on_exhausted == "wait" and request.max_wait > 0:
+                return WaitTooLong(replace(facts, max_wait=request.max_wait))
+            return QuotaExhausted(facts)
+        case _:
+            pass
+    msg = f"no refusal for {verdict!r}"
+    raise AssertionError(msg)
+
+
+def _delayed(request: Request, facts: RefusalFacts, delay: float, reason: str) -> Delayed:
+    return Delayed(
+        provider=facts.provider,
+        account=facts.account,
+        meter=facts.meter,
+        priority=request.priority,
+        delay=delay,
+        reason=reason,
+    )
+
+
+def _refused(refusal: Refusal, *, shadow: bool) -> Refused:
+    facts = refusal.facts
+    return Refused(
+        provider=facts.provider,
+        account=facts.account,
+        refusal=type(refusal).__name__,
+        meter=facts.meter,
+        priority=facts.priority,
+        requested=facts.requested,
+        used=facts.used,
+        limit=facts.limit,
+        headroom=facts.headroom,
+        retry_after=facts.retry_after,
+        resets_at=facts.resets_at,
+        shadow=shadow,
+    )
+
+
+def refreshing(name: str) -> Generator[Ask, object, ProviderError | None]:
+    """Poll now, because the user asks: good news is believed at once."""
+    verdict = yield Post(AskToPoll(name, anyway=True))
+    assert isinstance(verdict, Due)  # noqa: S101 - it was asked for anyway
+    return (yield from polling(verdict.claim, here=True, trusted=True))

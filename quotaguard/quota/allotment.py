@@ -1,0 +1,196 @@
+"""What one holder draws from the books under a lease and spends from memory.
+
+The counts are cumulative and only grow, so that a report that is lost, repeated
+or late does no harm: what a holder holds is *drawn* less *cleared*. The numbers
+of a purse are public and changed in place by the fast lane (spending.py); the
+rules are here:
+
+    reserve k         taken += k; opened += k         if taken + k <= room[priority]
+    settle a of k     taken -= k - a; opened -= k; spent += a; cleared += min(a, k)
+    release           settle 0
+    give back         cleared += what is drawn and neither cleared nor opened
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from quotaguard.quota.readings import NOTHING, Moment, nothing
+
+__all__ = ["Allotment", "Lane", "Purse", "Tally"]
+
+
+class Tally(NamedTuple):
+    """A holder's cumulative units of one meter, as it reports them to the books."""
+
+    drawn: int = 0
+    cleared: int = 0
+    spent: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Units granted ahead of the calls that will take them.
+
+    units: drawn from the books. room: how many of them each priority may take,
+    nested: the line is taken at the lane's start and the margin at its end, so a
+    lane is never more generous than the books. end: of the fast clock. headroom:
+    units that may be safely spent as of its start, None for unlimited.
+    """
+
+    units: int
+    room: Mapping[str, int] = field(default_factory=nothing)
+    end: float = 0.0
+    headroom: int | None = None
+
+
+class Purse:
+    """A holder's units of one meter."""
+
+    __slots__ = (
+        "cleared",
+        "drawn",
+        "end",
+        "headroom",
+        "opened",
+        "room",
+        "spent",
+        "taken",
+        "unknown",
+    )
+
+    def __init__(self) -> None:
+        self.drawn = self.cleared = self.spent = self.unknown = 0
+        self.opened = 0
+        self.taken = 0
+        self.room: Mapping[str, int] = NOTHING
+        self.end = 0.0
+        self.headroom: int | None = None
+
+
+class Allotment:
+    """All that one holder holds of an account. Every method runs under its lock."""
+
+    __slots__ = ("_second", "lapses", "purses")
+
+    def __init__(self) -> None:
+        self._second = 0.0
+        self.purses: dict[str, Purse] = {}
+        self.lapses: list[tuple[float, Mapping[str, int]]] = []
+
+    def purse(self, meter: str) -> Purse:
+        """Return the units of *meter*."""
+        purse = self.purses.get(meter)
+        if purse is None:
+            purse = self.purses[meter] = Purse()
+        return purse
+
+    def report(self, now: Moment) -> dict[str, Tally]:
+        """Give back what no call has taken, and tell the counts.
+
+        Outcomes that stayed unknown until they can no longer be charged late are
+        counted as spent here.
+        """
+        self._lapse(now)
+        told = {}
+        for meter, purse in self.purses.items():
+            purse.cleared = purse.drawn - purse.opened
+            purse.taken = 0
+            purse.end = 0.0
+            purse.room = NOTHING
+            told[meter] = Tally(purse.drawn, purse.cleared, purse.spent, purse.unknown)
+        return told
+
+    def accept(self, cost: Mapping[str, int], lanes: Mapping[str, Lane]) -> None:
+        """Take over what the books granted: the call's units and the lanes."""
+        for meter, count in cost.items():
+            purse = self.purse(meter)
+            purse.drawn += count
+            purse.opened += count
+        for meter, lane in lanes.items():
+            purse = self.purse(meter)
+            purse.drawn += lane.units
+            purse.taken = 0
+            purse.room = lane.room
+            purse.end = lane.end
+            purse.headroom = lane.headroom
+
+    def take(self, cost: Mapping[str, int], priority: str, fast: float) -> bool:
+        """Reserve *cost* from the lanes, all or nothing; False: ask the books.
+
+        This is the rule that spending.py's fast lane unrolls.
+        """
+        if not self.covers(cost, priority, fast):
+            return False
+        for meter, count in cost.items():
+            purse = self.purses[meter]
+            purse.taken += count
+            purse.opened += count
+        return True
+
+    def covers(self, cost: Mapping[str, int], priority: str, fast: float) -> bool:
+        """Whether the lanes cover *cost* now."""
+        for meter, count in cost.items():
+            purse = self.purses.get(meter)
+            if purse is None or fast >= purse.end:
+                return False
+            if purse.taken + count > purse.room.get(priority, -1):
+                return False
+        return True
+
+    def settle(self, cost: Mapping[str, int], actual: Mapping[str, int]) -> None:
+        """End a reservation of *cost* that spent *actual*, meters left out nothing."""
+        for meter, count in cost.items():
+            spent = actual.get(meter, 0)
+            purse = self.purses[meter]
+            purse.opened -= count
+            purse.spent += spent
+            purse.cleared += min(spent, count)
+            purse.taken -= count - min(spent, count)
+        for meter, spent in actual.items():
+            if spent and meter not in cost:
+                self.record({meter: spent})
+
+    def give_up(self, cost: Mapping[str, int], until: float) -> None:
+        """End a reservation whose outcome is unknown: held until *until* (slow clock).
+
+        Those of one second lapse together, at the last one's time: an outage of the
+        provider must not make the books grow with every call.
+        """
+        if self.lapses and self._second <= until < self._second + 1.0:
+            together = dict(self.lapses[-1][1])
+            for meter, count in cost.items():
+                together[meter] = together.get(meter, 0) + count
+            self.lapses[-1] = (until, together)
+            return
+        self._second = until
+        self.lapses.append((until, cost))
+
+    def record(self, cost: Mapping[str, int]) -> None:
+        """Count units that were spent elsewhere."""
+        for meter, count in cost.items():
+            purse = self.purse(meter)
+            purse.drawn += count
+            purse.cleared += count
+            purse.spent += count
+
+    def _lapse(self, now: Moment) -> None:
+        kept = []
+        for until, cost in self.lapses:
+            if now.slow < until:
+                kept.append((until, cost))
+                continue
+            for meter, count in cost.items():
+                purse = self.purse(meter)
+                purse.opened -= count
+                purse.spent += count
+                purse.unknown += count
+        self.lapses = kept
+
+    @property
+    def open(self) -> dict[str, int]:
+        """Return the units of reservations that have not ended, by meter."""
+        return {meter: purse.opened for meter, purse in self.purses.items() if purse.opened}

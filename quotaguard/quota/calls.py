@@ -1,0 +1,100 @@
+"""What an application sends: calls, their prices, their outcomes; and stats exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quotaguard.quota.readings import Amount, nothing
+
+__all__ = [
+    "Bill",
+    "Call",
+    "Cost",
+    "Evidence",
+    "Outcome",
+    "Price",
+    "StatsRequest",
+]
+
+Cost = Mapping[str, Amount]
+"""Units per meter: an estimate before the call, the actual after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request, as every client can tell it. Never logged, never kept.
+
+    origin: ``https://host`` or ``https://host:port``, lower case, default ports left out.
+    path: without the query, which is ignored.
+    headers: names in lower case.
+    body: the request's bytes, None where they are a stream.
+    """
+
+    method: str
+    origin: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a call may cost at most, and under which name it is known."""
+
+    operation: str
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer to a call.
+
+    headers: names in lower case.
+    body: at most the first 256 KiB, decoded; None as long as it was not read.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an ordinary answer says about the quota.
+
+    exhausted: the provider refused because *meters* are spent.
+    pause: the provider asks for *seconds* without calls; says nothing of the quota.
+    """
+
+    kind: Literal["exhausted", "pause"]
+    meters: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a call cost after all.
+
+    cost: units that were spent, a meter left out spent nothing. None is unknown:
+        counted as spent until a reading proves otherwise.
+    wants_body: this bill is not final, the body decides; ask again with it.
+    deferred: the provider will bill later without an answer to us (a webhook);
+        the reservation outlives the call until the application settles it.
+    """
+
+    cost: Cost | None
+    evidence: tuple[Evidence, ...] = ()
+    wants_body: bool = False
+    deferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRequest:
+    """The request of a stats poll or report. Its headers carry the key: never logged."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
+    body: bytes | None = field(default=None, repr=False)

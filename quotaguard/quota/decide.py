@@ -1,0 +1,272 @@
+"""Whether a call goes: one look at the books, which are not changed by it.
+
+All meters of a call are looked at before any is charged. The worst answer
+counts: never, not known, spent, spent for now, later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from quotaguard.errors import RefusalFacts
+from quotaguard.quota.account import Books, Terms, Verdict
+from quotaguard.quota.allotment import Lane
+from quotaguard.quota.account import UNLIMITED_LANE
+from quotaguard.quota.lines import share_left, wait_for
+from quotaguard.quota.meter import MeterBooks, MeterTerms
+from quotaguard.quota.polls import REFUSED_EVERY
+from quotaguard.quota.readings import Moment, amount
+from quotaguard.quota.verdicts import Later, Pending, Spent, TooLarge, Unknown
+
+__all__ = ["judge", "lanes"]
+
+CAUTIOUS = 0.25
+CAUTIOUS_BEST = 0.5
+"""Shares of the last seen remainder that may be spent blind: normal, and critical."""
+
+LONGEST_LANE = 5.0
+PENDING_LANE = 0.25
+
+
+def judge(
+    books: Books,
+    cost: Mapping[str, int],
+    priority: str,
+    now: Moment,
+    terms: Terms,
+    *,
+    promised: bool = False,
+) -> Verdict | None:
+    """Return why a call of *cost* cannot go now, or None: it can.
+
+    promised: the caller comes for a slot that it was given.
+    """
+    worst: Verdict | None = None
+    rank = -1.0
+    for name, count in cost.items():
+        verdict = _judge_meter(books, name, count, priority, now, terms, promised=promised)
+        if verdict is not None and _rank(verdict) > rank:
+            worst, rank = verdict, _rank(verdict)
+    if worst is None and now.fast < books.paused:
+        name = next(iter(cost), next(iter(terms.meters)))
+        facts = _facts(books, name, cost.get(name, 0), priority, now, terms)
+        return _later(facts, books.paused - now.fast, "the provider asked for a pause")
+    return worst
+
+
+def _rank(verdict: Verdict) -> float:
+    match verdict:
+        case TooLarge():
+            return 1e15
+        case Unknown() | Pending():
+            return 1e14
+        case Spent(heals=None):
+            return 1e13
+        case Spent():
+            return 1e12
+        case Later(delay=delay):
+            return min(delay, 1e11)
+        case _:
+            return 0.0
+
+
+def _judge_meter(
+    books: Books,
+    name: str,
+    count: int,
+    priority: str,
+    now: Moment,
+    terms: Terms,
+    *,
+    promised: bool,
+) -> Verdict | None:
+    meter, mine = books.meter(name), terms.meters[name]
+    unread = _unread(books, name, count, priority, now, terms)
+    if unread is not None or not count:
+        return unread
+    if meter.blocked and now.fast < meter.probe_at:
+        facts = _facts(books, name, count, priority, now, terms)
+        facts = replace(facts, headroom=0, reason="the provider says that it is spent")
+        return _spent(books, meter, facts, now, terms, heals=True)
+    if not meter.read or meter.limit is None:
+        return None
+    whole = meter.limit + mine.overage
+    room = books.room(name, now, terms) or 0
+    if count > min(room, _blind(books, name, priority, now, terms)):
+        facts = _facts(books, name, count, priority, now, terms)
+        if count > whole > 0:
+            return TooLarge(facts)
+        best = meter.least() + _least_margin(meter, mine)
+        return _spent(books, meter, facts, now, terms, heals=best + count <= whole)
+    return _line(books, name, count, priority, now, terms, room=room, promised=promised)
+
+
+def _unread(
+    books: Books, name: str, count: int, priority: str, now: Moment, terms: Terms
+) -> Verdict | None:
+    """Return what keeps a call waiting for a reading, or refused for want of one."""
+    meter, policy = books.meter(name), terms.meters[name].policy
+    choice: str
+    if not meter.read:
+        reason, choice = books.polls.reason or "never read", policy.on_unknown
+        if books.asked > -math.inf:
+            reason = "the stats answer does not name this meter"
+    elif books.age(name, now) > policy.max_age:  # type: ignore[operator] # a Policy holds seconds
+        reason, choice = f"the last reading is {books.age(name, now):,.0f} s old", policy.on_stale
+    else:
+        return None
+    facts = replace(_facts(books, name, count, priority, now, terms), reason=reason)
+    if not meter.read and books.polls.pending(now) and books.asked == -math.inf:
+        return Pending(facts, books.polls.until - now.fast)
+    if choice != "closed":
+        return None
+    stopped = books.polls.stopped
+    retry = None if stopped else max(0.0, books.polls.next - now.fast)
+    return Unknown(replace(facts, retry_after=retry), retry)
+
+
+def _blind(books: Books, name: str, priority: str, now: Moment, terms: Terms) -> float:
+    """Return the units that may be spent on an expired reading; inf while it is not."""
+    meter, policy = books.meters[name], terms.meters[name].policy
+    if policy.on_stale != "cautious" or books.age(name, now) <= policy.max_age:  # type: ignore[operator] # a Policy holds seconds
+        return math.inf
+    share = CAUTIOUS_BEST if policy.slack.get(priority, 0.0) >= 1.0 else CAUTIOUS
+    return share * meter.shown - (meter.spent + meter.held - meter.spent_shown)
+
+
+def _least_margin(meter: MeterBooks, mine: MeterTerms) -> int:
+    return meter.margin(meter.asked_fast, mine)
+
+
+def _facts(
+    books: Books, name: str, count: int, priority: str, now: Moment, terms: Terms
+) -> RefusalFacts:
+    return books.facts(name, now, terms, priority=priority, requested=count)
+
+
+def _later(facts: RefusalFacts, delay: float, reason: str, slot: float | None = None) -> Later:
+    facts = replace(facts, retry_after=delay, reason=reason)
+    return Later(facts, delay, reason, slot)
+
+
+def _spent(
+    books: Books, meter: MeterBooks, facts: RefusalFacts, now: Moment, terms: Terms, *, heals: bool
+) -> Spent:
+    """Return the refusal; *heals*: what is proven would let the call go."""
+    mine = terms.meters[facts.meter]
+    turns = None
+    if books.live and books.period.end is not None:
+        turns = books.period.end + books.period.skew - now.wall
+    if books.polls.stopped or not heals:
+        until = min(books.polls.next, meter.asked_fast + REFUSED_EVERY)
+        if turns is not None:
+            until = min(until, now.fast + turns)
+        return Spent(facts, None, max(now.fast, until), turns)
+    quiet = max(meter.samples[-1][0], meter.blocked_at if meter.blocked else -math.inf)
+    if meter.held:
+        quiet = now.slow
+    exact = max(0.0, quiet + mine.settled - now.slow)
+    if books.cold and books.cold_from is not None:
+        exact = max(exact, books.cold_from + terms.settled + 0.01 - now.slow)
+    wait = max(0.0, exact, meter.asked_fast + terms.polls.shortest - now.fast)
+    facts = replace(facts, retry_after=wait)
+    return Spent(facts, wait, now.fast + min(wait, 1.0), turns)
+
+
+def _line(
+    books: Books,
+    name: str,
+    count: int,
+    priority: str,
+    now: Moment,
+    terms: Terms,
+    *,
+    room: int,
+    promised: bool,
+) -> Later | None:
+    """Return the slot of a call that the line of its priority holds back, or None."""
+    policy = terms.meters[name].policy
+    slack = policy.slack.get(priority, 0.0)
+    limit = books.meters[name].limit
+    if slack >= 1.0 or limit is None:
+        return None
+    ahead = 0.0 if promised else max(0.0, books.slots.get(priority, -math.inf) - now.fast)
+    held = books.held_back(name, priority, now, terms)
+    if not ahead and count <= room - held:
+        return None
+    profile = policy.profile
+    left = float(room - count)
+    if ahead:
+        # The line will just allow those ahead when the last of them goes.
+        share = share_left(books.period, now.wall + ahead, profile)  # type: ignore[arg-type] # rows are tuples
+        left = min(left, (1.0 - slack) * share * limit - count)
+    delay = wait_for(left, slack, limit, books.period, now.wall, profile)  # type: ignore[arg-type] # as above
+    delay = max(delay, ahead)
+    facts = _facts(books, name, count, priority, now, terms)
+    scale = terms.meters[name].meter.scale
+    better = max(policy.slack, key=lambda other: policy.slack[other])
+    facts = replace(facts, held=amount(held, scale), held_for=better)
+    return _later(facts, delay, f"the line of {priority} calls", now.fast + delay)
+
+
+def lanes(
+    books: Books, names: Mapping[str, int], now: Moment, terms: Terms, taken: Mapping[str, int]
+) -> dict[str, Lane]:
+    """Return what the holder may take by itself until the lanes end.
+
+    taken: units that this very entry grants and that are not yet in the books.
+    """
+    granted = {}
+    for name in names:
+        meter = books.meters.get(name)
+        if meter is None or not meter.read or meter.blocked:
+            continue
+        lane = _lane(books, name, now, terms, taken.get(name, 0))
+        if lane is not None:
+            granted[name] = lane
+    return granted
+
+
+def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lane | None:
+    meter, mine = books.meters[name], terms.meters[name]
+    policy = mine.policy
+    seconds = _lane_seconds(books, name, now, mine)
+    if seconds <= 0.0:
+        return None
+    end = now.fast + seconds
+    if meter.limit is None:
+        room = dict.fromkeys(policy.slack, UNLIMITED_LANE)
+        return Lane(UNLIMITED_LANE, room, end)
+    whole = (books.room(name, now, terms, at=end) or 0) - taken
+    top = whole
+    used = meter.known() + meter.held + taken
+    for at in policy.warn_at:
+        if meter.warned < at:
+            # The call that crosses a threshold is decided by the books, which tell.
+            top = min(top, math.ceil(at * meter.limit) - 1 - used)
+            break
+    shares = {}
+    for priority in policy.slack:
+        waits = books.slots.get(priority, -math.inf) > now.fast
+        held = books.held_back(name, priority, now, terms)
+        shares[priority] = 0 if waits else max(0, min(top, whole - held))
+    most = max(shares.values(), default=0)
+    return Lane(most, shares, end, max(0, whole)) if most > 0 else None
+
+
+def _lane_seconds(books: Books, name: str, now: Moment, mine: MeterTerms) -> float:
+    """Return how long a lane may last: until anything but spending changes the books."""
+    if now.fast < books.paused or mine.policy.shadow:
+        return 0.0
+    seconds = LONGEST_LANE
+    if mine.tick:
+        seconds = min(seconds, mine.tick)
+    if not books.polls.stopped:
+        pending = books.polls.pending(now)
+        seconds = min(seconds, PENDING_LANE if pending else books.polls.next - now.fast)
+    if books.live and books.period.end is not None:
+        seconds = min(seconds, books.period.end + books.period.skew - now.wall)
+    age_left = float(mine.policy.max_age) - books.age(name, now)  # type: ignore[arg-type] # seconds
+    return min(seconds, age_left)

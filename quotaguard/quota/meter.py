@@ -1,0 +1,380 @@
+"""The books of one meter: five running numbers and what they prove.
+
+    spent    own units resolved so far; unknown outcomes at the full price
+    unknown  the part of it whose outcome was never learnt
+    held     own units reserved and unresolved, and allotments given out
+    base     what the newest reading said, less our own spend that it must contain
+    floor    the best lower bound of all that is not ours
+
+    gate = max(base + spent, floor + spent - unknown) + held + margin
+
+is an upper bound of what is, or may still come, on the provider's books. A call
+of k units goes if gate + k <= limit. Why this never overshoots and always heals
+is told in docs/explanation/why-it-never-overshoots.md.
+
+Rules: times are seconds of the clock that can only run slow; a marker is taken
+strictly before the question minus the lag, because clocks tick.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quotaguard.quota.policy import Policy
+from quotaguard.quota.readings import Amount, Meter, Moment, Usage, units
+
+__all__ = ["MeterBooks", "MeterTerms"]
+
+SAMPLES = 64
+"""Samples of *spent* that are kept; older ones are thinned, which rounds down."""
+
+POLLS_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MeterTerms:
+    """The policy of one meter in integer units and plain seconds.
+
+    lag, late: algorithm.md's D and G. paranoid: its D2, the longest lag that the
+    floor trusts and the window in which a fall is not yet a refund.
+    """
+
+    meter: Meter
+    policy: Policy
+    lag: float
+    late: float
+    paranoid: float
+    tick: float
+    overage: int
+    margin: int | None
+    share: float
+
+    @classmethod
+    def of(cls, meter: Meter, policy: Policy) -> MeterTerms:
+        """Derive the terms of *meter* from the policy that applies to it."""
+        lag = float(policy.lag)  # type: ignore[arg-type] # a Policy holds seconds
+        fixed: Amount | None = None
+        share = 0.0
+        if policy.margin != "auto":
+            fraction = 0 < policy.margin < 1
+            share = policy.margin if fraction else 0.0
+            fixed = 0 if fraction else policy.margin
+        return cls(
+            meter=meter,
+            policy=policy,
+            lag=lag,
+            late=float(policy.late),  # type: ignore[arg-type] # a Policy holds seconds
+            paranoid=max(900.0, 5.0 * lag),
+            tick=lag / 16.0,
+            overage=units(policy.overage, meter.scale, up=False),
+            margin=None if fixed is None else units(fixed, meter.scale),
+            share=share,
+        )
+
+    @property
+    def settled(self) -> float:
+        """Seconds after the last resolution at which a poll is exact: lag and a bit."""
+        return self.lag + self.tick + min(1.0, max(0.01, self.lag / 60.0))
+
+
+class MeterBooks:
+    """Running numbers of one meter. Constant size whatever the number of calls."""
+
+    __slots__ = (
+        "asked",
+        "asked_fast",
+        "base",
+        "blocked",
+        "blocked_at",
+        "cold",
+        "confirm",
+        "drift_from",
+        "floor",
+        "held",
+        "limit",
+        "lower",
+        "polls",
+        "probe_at",
+        "probe_pause",
+        "read",
+        "rise",
+        "samples",
+        "shared",
+        "shown",
+        "spent",
+        "spent_shown",
+        "unknown",
+        "used",
+        "warned",
+    )
+
+    def __init__(self) -> None:
+        self.spent = 0
+        self.unknown = 0
+        self.held = 0
+        self.base = 0
+        self.floor: int | None = None
+        self.limit: int | None = None
+        self.samples: list[tuple[float, int]] = [(-math.inf, 0)]
+        self.read = False
+        self.used = 0
+        self.asked = -math.inf
+        self.asked_fast = -math.inf
+        self.rise = 0.0
+        self.polls: list[tuple[float, int, int]] = []
+        self.lower: int | None = None
+        self.confirm: int | float | None = None
+        self.shared = False
+        self.drift_from: int | None = None
+        self.warned = 0.0
+        self.blocked = False
+        self.blocked_at = -math.inf
+        self.probe_at = math.inf
+        self.probe_pause = 0.0
+        self.shown = 0
+        self.spent_shown = 0
+        self.cold = 0
+
+    # -- what is known ----------------------------------------------------------
+
+    def known(self) -> int:
+        """Return the units that are on the provider's books, as far as we can tell."""
+        plain = self.base + self.spent
+        if self.floor is None:
+            return plain
+        return max(plain, self.floor + self.spent - self.unknown)
+
+    def least(self) -> int:
+        """Return a lower bound of what is on the provider's books: proven spend."""
+        if self.floor is None:
+            return self.base + self.spent
+        return self.floor + self.spent - self.unknown
+
+    def margin(self, fast: float, terms: MeterTerms) -> int:
+        """Return the units held back for spend that cannot be seen yet."""
+        if terms.margin is not None:
+            share = math.ceil(terms.share * self.limit) if self.limit else 0
+            return terms.margin + share
+        if not self.rise or (terms.policy.exclusive and not self.shared):
+            return 0
+        return math.ceil(self.rise * (max(0.0, fast - self.asked_fast) + terms.lag))
+
+    def gate(self, fast: float, terms: MeterTerms) -> int:
+        """Return the upper bound of what is or will be on the provider's books."""
+        return self.known() + self.held + self.margin(fast, terms)
+
+    def marker(self, before: float) -> int:
+        """Return *spent* as of the newest sample strictly before *before*."""
+        for at, spent in reversed(self.samples):
+            if at < before:
+                return spent
+        return self.samples[0][1] if self.samples[0][0] == -math.inf else 0
+
+    # -- own spend --------------------------------------------------------------
+
+    def resolve(self, spent: int, unknown: int, now: Moment, terms: MeterTerms) -> None:
+        """Count units whose call has ended, as of now."""
+        self.spent += spent
+        self.unknown += unknown
+        if spent:
+            self._sample(now.slow, terms)
+
+    def _sample(self, at: float, terms: MeterTerms) -> None:
+        samples = self.samples
+        newest = samples[-1][0]
+        same = at <= newest or (terms.tick and at // terms.tick == newest // terms.tick)
+        if same:
+            samples[-1] = (max(at, newest), self.spent)
+        else:
+            samples.append((at, self.spent))
+        oldest = at - 2.0 * terms.paranoid
+        while len(samples) > 1 and samples[1][0] < oldest:
+            del samples[0]
+        if len(samples) > SAMPLES:
+            # The older half loses every second sample: a marker that falls back to
+            # an older one is smaller, the base larger, and that is safe.
+            half = SAMPLES // 2
+            del samples[1:half:2]
+
+    # -- readings ---------------------------------------------------------------
+
+    def observe(
+        self, usage: Usage, asked: Moment, terms: MeterTerms, *, trusted: bool = False
+    ) -> None:
+        """Take in what a reading says that was *asked* then.
+
+        News that shrinks the remainder acts at once; news that raises it must be
+        confirmed by a second reading, unless it is *trusted*: the user asked for it.
+        """
+        marker = self.marker(asked.slow - terms.lag)
+        lowest = usage.used - self.spent - self.held
+        self.floor = lowest if self.floor is None else max(self.floor, lowest)
+        if self.drift_from is None:
+            self.drift_from = self.floor
+        if asked.slow < self.asked:
+            return
+        self._adopt_limit(usage.limit, trusted=trusted)
+        hidden = self.spent + self.held - marker
+        self._rebase(usage.used - marker, terms)
+        self._refund(usage.used - self.marker(asked.slow - terms.paranoid), trusted=trusted)
+        self._watch(asked.slow, lowest, hidden, terms)
+        self.read = True
+        self.used = usage.used
+        self.asked, self.asked_fast = asked.slow, asked.fast
+        if self.blocked and asked.slow > self.blocked_at + terms.lag:
+            self.unblock()
+        self.spent_shown = self.spent + self.held
+        limit = self.limit
+        self.shown = 0 if limit is None else max(0, limit - self.known() - self.held)
+
+    def _rebase(self, base: int, terms: MeterTerms) -> None:
+        if terms.policy.exclusive and self.read:
+            floor = self.floor
+            self.shared = floor is not None and floor - self.unknown > self.base
+            if not self.shared:
+                base = min(self.base, base)
+        self.base = base
+
+    def _refund(self, bound: int, *, trusted: bool) -> None:
+        """Lower the floor once two readings running prove that it is too high."""
+        floor = self.floor
+        if floor is None or bound >= floor - self.unknown:
+            self.lower = None
+            return
+        if trusted:
+            self.floor = bound + self.unknown
+            self.lower = None
+        elif self.lower is None:
+            self.lower = bound
+        else:
+            self.floor = max(bound, self.lower) + self.unknown
+            self.lower = bound
+
+    def _adopt_limit(self, limit: int | None, *, trusted: bool) -> None:
+        new = math.inf if limit is None else limit
+        old = math.inf if self.limit is None else self.limit
+        if not self.read or new <= old or trusted:
+            self.limit, self.confirm = limit, None
+        elif self.confirm is None:
+            self.confirm = new
+        else:
+            sure = min(new, self.confirm)
+            self.limit = None if sure == math.inf else int(sure)
+            self.confirm = None if sure == new else new
+
+    def _watch(self, asked: float, lowest: int, hidden: int, terms: MeterTerms) -> None:
+        """Learn how fast others spend: the steepest rise, fading by a tenth per poll.
+
+        Own units that an older reading may have missed explain part of a rise.
+        """
+        window = max(600.0, 5.0 * terms.lag)
+        self.polls = [poll for poll in self.polls if poll[0] >= asked - window][-POLLS_KEPT + 1 :]
+        steepest = 0.0
+        for then, low, unseen in self.polls:
+            if then <= asked - 2.0 * terms.lag and then < asked:
+                rise = lowest - low - max(0, unseen - hidden)
+                steepest = max(steepest, rise / (asked - then))
+        self.polls.append((asked, lowest, hidden))
+        self.rise = max(0.9 * self.rise, steepest)
+        if self.rise * window < 0.5:
+            self.rise = 0.0
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether good news waits for its confirmation by another reading."""
+        return self.lower is not None or self.confirm is not None
+
+    @property
+    def drift(self) -> int:
+        """Return what others have spent since the first reading of the period."""
+        if self.floor is None or self.drift_from is None:
+            return 0
+        return max(0, self.floor - self.drift_from)
+
+    # -- evidence, periods ------------------------------------------------------
+
+    def block(self, now: Moment) -> None:
+        """The provider says that this meter is spent: one probe per 5 min, then rarer."""
+        self.blocked_at = now.slow
+        self.probe_pause = min(3600.0, self.probe_pause * 2.0) if self.blocked else 300.0
+        self.probe_at = now.fast + self.probe_pause
+        self.blocked = True
+
+    def unblock(self) -> None:
+        """A call succeeded, or a reading that knows better was taken."""
+        self.blocked = False
+        self.probe_at, self.probe_pause = math.inf, 0.0
+
+    def turn(self, earliest: float) -> None:
+        """Begin a new period that cannot have begun before *earliest* (slow clock).
+
+        What was resolved before it belongs to the old one; all else is counted.
+        """
+        self.base = -self.marker(earliest)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what only the old period knew."""
+        self.floor = self.lower = self.confirm = self.drift_from = None
+        self.unknown = 0
+        self.warned = 0.0
+        self.polls = []
+        self.used = 0
+        self.unblock()
+        self.shown = 0 if self.limit is None else max(0, self.limit - self.known() - self.held)
+        self.spent_shown = self.spent + self.held
+
+    def own_rate(self, now: Moment) -> float:
+        """Return own units per second over the last five minutes."""
+        since = now.slow - 300.0
+        then, spent = self.samples[0]
+        for at, count in self.samples:
+            if at > since:
+                break
+            then, spent = at, count
+        span = 300.0 if then == -math.inf else max(1.0, now.slow - then)
+        return (self.spent - spent) / span
+
+    # -- as JSON ----------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return the numbers as JSON can carry them."""
+        return {name: _told(getattr(self, name)) for name in self.__slots__}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> MeterBooks:
+        """Return the books that `state` told."""
+        books = cls()
+        for name in cls.__slots__:
+            setattr(books, name, _heard(state[name]))
+        books.samples = [(at, spent) for at, spent in books.samples]
+        books.polls = [(at, low, unseen) for at, low, unseen in books.polls]
+        return books
+
+    def copy(self) -> MeterBooks:
+        """Return books that go on by themselves."""
+        books = MeterBooks.__new__(MeterBooks)
+        for name in self.__slots__:
+            setattr(books, name, getattr(self, name))
+        books.samples = list(self.samples)
+        books.polls = list(self.polls)
+        return books
+
+
+_INFINITE = {math.inf: "inf", -math.inf: "-inf"}
+_FINITE = {"inf": math.inf, "-inf": -math.inf}
+
+
+def _told(value: Any) -> Any:  # noqa: ANN401 - scalars and lists of them
+    if isinstance(value, list | tuple):
+        return [_told(item) for item in value]
+    return _INFINITE.get(value, value) if isinstance(value, float) else value
+
+
+def _heard(value: Any) -> Any:  # noqa: ANN401 - scalars and lists of them
+    if isinstance(value, list):
+        return [_heard(item) for item in value]
+    return _FINITE.get(value, value) if isinstance(value, str) else value

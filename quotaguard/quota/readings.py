@@ -1,0 +1,219 @@
+"""What a provider says: meters, usage, periods and readings; and when it was asked.
+
+Counts are integers. A meter with fractional units (money, credits) has a scale
+of 10^6: one unit of the provider is a million of ours. *used* is rounded up and
+*limit* down, so that rounding never invents headroom.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+__all__ = [
+    "BARE_DATE_SKEW",
+    "FRACTIONS",
+    "NOTHING",
+    "Amount",
+    "Meter",
+    "Moment",
+    "Period",
+    "Reading",
+    "Usage",
+    "amount",
+    "nothing",
+    "units",
+]
+
+Amount = int | float | Decimal
+"""What a user or a provider counts in: units of a meter, possibly fractional."""
+
+FRACTIONS = 1_000_000
+"""The scale of a meter with fractional units."""
+
+PERIOD_SKEW = 5.0
+"""Seconds around a period's end in which the two clocks may disagree.
+
+NTP keeps hosts within a second; five covers a provider's batch at midnight.
+"""
+
+BARE_DATE_SKEW = 14 * 3600.0
+"""Seconds around a bare date: no zone is given, and zones reach from -12 to +14."""
+
+
+class Moment(NamedTuple):
+    """One reading of the clock, in seconds: taken once per transaction.
+
+    slow: a clock that can only run slow (it stops in suspend). Ages charges:
+        old ones look younger, are counted twice, and that is safe.
+    fast: a clock that can only run fast (it goes on in suspend). Ages readings,
+        leases and claims.
+    wall: Unix time. Only for the ends of billing periods.
+    """
+
+    slow: float
+    fast: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """One counted thing of an account, such as ``person.enrichment.matches``.
+
+    kind: *counter* resets with the period, *level* falls when things are
+        deleted, *balance* has no limit, only what is left.
+    scale: 1, or `FRACTIONS` where the provider counts fractions.
+    """
+
+    name: str
+    kind: Literal["counter", "level", "balance"] = "counter"
+    scale: int = 1
+
+
+def units(value: Amount, scale: int = 1, *, up: bool = True) -> int:
+    """Return *value* in integer units of a meter, rounded up, or down for limits.
+
+    Raises:
+        ValueError: *value* is not a finite number, or is a bool.
+    """
+    if type(value) is int:
+        return value * scale
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        msg = f"{type(value).__name__} is not a number of units"
+        raise ValueError(msg)
+    exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if not exact.is_finite():
+        msg = "a number of units must be finite"
+        raise ValueError(msg)
+    rounding = ROUND_CEILING if up else ROUND_FLOOR
+    return int((exact * scale).to_integral_value(rounding=rounding))
+
+
+def amount(count: int, scale: int = 1) -> int | float:
+    """Return integer units as the user counts them; the inverse of `units`."""
+    return count if scale == 1 else count / scale
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Used and limit of one meter, in integer units.
+
+    ``limit=None`` is unlimited and ``limit=0`` is nothing included: never
+    confuse the two. *extra* keeps what the provider says besides.
+    """
+
+    used: int
+    limit: int | None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left."""
+        return self.limit is not None and self.used >= self.limit
+
+
+_BARE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+
+
+def _instant(text: str, *, inclusive_end: bool) -> tuple[float, float]:
+    """Return the Unix time of *text* and its skew; an inclusive end made exclusive."""
+    if _BARE.match(text):
+        day = date.fromisoformat(text)
+        if inclusive_end:
+            day += timedelta(days=1)
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        return midnight.timestamp(), BARE_DATE_SKEW
+    moment = datetime.fromisoformat(text)
+    skew = PERIOD_SKEW
+    if moment.tzinfo is None:
+        moment, skew = moment.replace(tzinfo=UTC), BARE_DATE_SKEW
+    if inclusive_end:
+        resolution = timedelta(milliseconds=1) if moment.microsecond else timedelta(seconds=1)
+        moment += resolution
+    return moment.timestamp(), skew
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Start and end of billing, as Unix times; *end* is exclusive.
+
+    Both may be unknown (None). *skew* is how far, in seconds, the end may be
+    from where the text puts it: 5 s, or 14 h for a date without a zone.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    skew: float = PERIOD_SKEW
+
+    @classmethod
+    def parse(cls, start: str | None, end: str | None, *, inclusive: bool = False) -> Period:
+        """Read two ISO 8601 texts, bare dates or nulls.
+
+        inclusive: the provider's end is the last instant (or day) of the period
+            and not the first of the next one.
+
+        Raises:
+            ValueError: a text is not a date, or the end is not after the start.
+        """
+        first = last = None
+        skew = PERIOD_SKEW
+        if start is not None:
+            first, skew = _instant(start, inclusive_end=False)
+        if end is not None:
+            last, skew = _instant(end, inclusive_end=inclusive)
+        if first is not None and last is not None and last <= first:
+            msg = "the period ends before it starts"
+            raise ValueError(msg)
+        return cls(first, last, skew)
+
+    @property
+    def length(self) -> float | None:
+        """Seconds from start to end, or None where one is unknown."""
+        if self.start is None or self.end is None:
+            return None
+        return self.end - self.start
+
+    def left(self, wall: float) -> float:
+        """Return the share of the period that is left, 0 where it is unknown."""
+        length = self.length
+        if length is None or self.end is None:
+            return 0.0
+        return min(1.0, max(0.0, (self.end - wall) / length))
+
+    @property
+    def starts_at(self) -> datetime | None:
+        """The start as an aware datetime in UTC."""
+        return None if self.start is None else datetime.fromtimestamp(self.start, UTC)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The exclusive end as an aware datetime in UTC."""
+        return None if self.end is None else datetime.fromtimestamp(self.end, UTC)
+
+
+UNKNOWN_PERIOD = Period()
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def nothing() -> Mapping[str, Any]:
+    """Return the empty mapping, for records' defaults."""
+    return NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one stats poll said.
+
+    When it was *asked* travels beside it, in the entry that observes it: a
+    provider only knows what the answer says. *extra* keeps the answer's other
+    fields (the plan, say).
+    """
+
+    usages: Mapping[str, Usage]
+    period: Period = UNKNOWN_PERIOD
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)

@@ -1,0 +1,54 @@
+"""Keys, and the names that stand for accounts where a key must not."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import NoReturn
+
+from quotaguard.errors import ConfigError
+
+__all__ = ["Secret", "account_digest"]
+
+_PEPPER = b"quotaguard/account/1"
+
+
+class Secret:
+    """An API key that never shows itself: no repr, no pickle, no copy."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        if not isinstance(value, str) or not value.strip():
+            msg = "the API key is empty; give the key that the provider issued"
+            raise ConfigError(msg)
+        if not value.isascii() or not value.isprintable():
+            msg = "the API key has characters that no HTTP header can carry"
+            raise ConfigError(msg)
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the key, for the header that needs it."""
+        return self._value
+
+    def matches(self, other: str) -> bool:
+        """Whether *other* is this key, in constant time."""
+        return hmac.compare_digest(self._value.encode(), other.encode())
+
+    def __repr__(self) -> str:
+        return "<Secret>"
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a key is not pickled; build the guard where it is used"
+        raise TypeError(msg)
+
+
+def account_digest(provider: str, account: str | None, key: Secret) -> str:
+    """Return the name of an account in ledgers and logs: 16 hexadecimal digits.
+
+    HMAC-SHA256 under a fixed pepper of the program over the provider and
+    *account*, or over the key where no account is named.
+    """
+    kind, name = ("key", key.reveal()) if account is None else ("account", account)
+    told = "\0".join((provider, kind, name)).encode()
+    return hmac.new(_PEPPER, told, hashlib.sha256).hexdigest()[:16]

@@ -1,0 +1,101 @@
+"""What the books answer. A verdict is acted on by a story, and never dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quotaguard.errors import RefusalFacts
+from quotaguard.quota.account import Verdict
+from quotaguard.quota.polls import Claim
+
+__all__ = [
+    "Done",
+    "Due",
+    "Granted",
+    "Later",
+    "Pending",
+    "Spent",
+    "TooLarge",
+    "Unknown",
+    "Verdict",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Verdict):
+    """The entry was made; there is nothing to decide. *next_poll*: seconds from now."""
+
+    next_poll: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Granted(Verdict):
+    """The call goes now. *probes*: meters that it tests after the provider said spent."""
+
+    probes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Due(Verdict):
+    """Nothing was decided: a poll is due, and the caller won the claim to make it."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Pending(Verdict):
+    """Nothing was decided: somebody else is making the poll that is needed.
+
+    facts: of the meter that is not known. seconds: until that claim lapses.
+    """
+
+    facts: RefusalFacts
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Later(Verdict):
+    """The call may go in *delay* seconds, holding nothing until then.
+
+    slot: the caller was handed this place in the order of its priority (the
+    fast clock's time), which it gives back when it does not want it.
+    """
+
+    facts: RefusalFacts
+    delay: float
+    reason: str
+    slot: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent(Verdict):
+    """Too little is left.
+
+    heals: seconds until a poll may show more, because part of what counts as
+        spent is not proven; None where it is.
+    until: the fast clock's time up to which the answer stays the same if nothing
+        else happens.
+    turns: seconds until the period turns, None where that is not known.
+    polled: the poll that may heal it is under way.
+    """
+
+    facts: RefusalFacts
+    heals: float | None
+    until: float
+    turns: float | None = None
+    polled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge(Verdict):
+    """The call could never fit, even in a fresh period."""
+
+    facts: RefusalFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Verdict):
+    """No reading is fresh enough, and the policy refuses. *retry*: seconds to the next poll."""
+
+    facts: RefusalFacts
+    retry: float | None

@@ -1,0 +1,232 @@
+"""All that a client needs of a guard: prices, reservations, the books, events."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from quotaguard.errors import ConfigError
+from quotaguard.quota.events import Degraded, Event
+from quotaguard.quota.entries import Touch
+from quotaguard.quota.policy import Duration, seconds
+from quotaguard.quota.readings import amount, units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from quotaguard.clock import Clock
+    from quotaguard.ledgers import Holder
+    from quotaguard.providers import Provider
+    from quotaguard.quota.account import Entry, Terms
+    from quotaguard.quota.calls import Cost
+    from quotaguard.quota.policy import Policy
+    from quotaguard.quota.readings import Reading
+    from quotaguard.quota.verdicts import Verdict
+    from quotaguard.reservation import Reservation
+
+__all__ = ["SWITCH", "Spending"]
+
+class Exchange(Protocol):
+    """What carries a poll: `quotaguard.stats.Stats`, imported when the first is made."""
+
+    def fetch(self) -> Reading:
+        """Ask the provider; raises `ProviderError` only."""
+
+    async def afetch(self) -> Reading:
+        """Ask the provider; raises `ProviderError` only."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+    async def aclose(self) -> None:
+        """Let go of what is open."""
+
+
+class _Switch:
+    """Turns every guard of the process off, for tests of applications."""
+
+    __slots__ = ("off", "said")
+
+    def __init__(self) -> None:
+        self.off = os.environ.get("QUOTAGUARD_DISABLED", "") not in {"", "0"}
+        self.said = False
+
+
+SWITCH = _Switch()
+
+
+class Spending:
+    """All that a client needs of a guard: prices, reservations, events."""
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        policy: Policy,
+        terms: Terms,
+        holder: Holder,
+        clock: Clock,
+        stats: Exchange,
+        log: Callable[[Event], None],
+        listeners: tuple[Callable[[Event], None], ...] = (),
+        background: bool = False,
+    ) -> None:
+        self.provider = provider
+        self.policy = policy
+        self.terms = terms
+        self.holder = holder
+        self.clock = clock
+        self.fast = clock.fast
+        self.stats = stats
+        self.background = background
+        self.max_wait = float(policy.max_wait)  # type: ignore[arg-type] # a Policy holds seconds
+        self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
+        self._log = log
+        self._listeners = listeners
+        self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
+        self.listening = bool(listeners)
+        self.calls_told = bool(listeners)
+        self.deferred: dict[int, Reservation] = {}
+
+    # -- prices -----------------------------------------------------------------
+
+    def cost_of(self, wanted: str | Cost) -> Cost:
+        """Return the cost of an operation's name, or a checked cost.
+
+        Raises:
+            ConfigError: the operation or a meter is not known, a count is no number.
+        """
+        if isinstance(wanted, str):
+            operations = self.provider.operations
+            if wanted not in operations:
+                known = ", ".join(sorted(operations))
+                msg = f"{self.provider.name} has no operation {wanted!r}; it has {known}"
+                raise ConfigError(msg)
+            return operations[wanted]
+        self.units_of(wanted)
+        return wanted
+
+    def units_of(self, cost: Cost) -> dict[str, int]:
+        """Return *cost* in integer units, rounded up.
+
+        Raises:
+            ConfigError: a meter is not known, or a count is negative or no number.
+        """
+        if not isinstance(cost, Mapping):
+            msg = f"a cost maps meters to units, it is no {type(cost).__name__}"
+            raise ConfigError(msg)
+        meters = self.provider.meters
+        counted = {}
+        for name, value in cost.items():
+            meter = meters.get(name)
+            if meter is None:
+                known = ", ".join(sorted(meters))
+                msg = f"{self.provider.name} has no meter {name!r}; it has {known}"
+                raise ConfigError(msg)
+            try:
+                count = units(value, meter.scale)
+            except ValueError as error:
+                msg = f"the cost of {name}: {error}"
+                raise ConfigError(msg) from None
+            if count < 0:
+                msg = f"the cost of {name} is negative"
+                raise ConfigError(msg)
+            counted[name] = count
+        return counted
+
+    def amounts(self, cost: Mapping[str, int]) -> Mapping[str, Any]:
+        """Return integer units as the user counts them."""
+        if not self.fractional:
+            return cost
+        return {name: amount(n, self.provider.meters[name].scale) for name, n in cost.items()}
+
+    def wait(self, max_wait: Duration) -> float:
+        """Return a call's own *max_wait* in seconds.
+
+        Raises:
+            ConfigError: it is no duration.
+        """
+        return seconds(max_wait, "max_wait")
+
+    def rank(self, priority: str) -> None:
+        """Check a priority.
+
+        Raises:
+            ConfigError: the policy does not name it.
+        """
+        if priority not in self.policy.slack:
+            known = ", ".join(self.policy.slack)
+            msg = f"the policy has no priority {priority!r}; it has {known}"
+            raise ConfigError(msg)
+
+    # -- the books --------------------------------------------------------------
+
+    def post(self, entry: Entry) -> Verdict:
+        """Enter something in the books, and tell what that caused."""
+        posted = self.holder.post(entry)
+        for event in posted.events:
+            self.tell(event)
+        if self.deferred:
+            self._lapse()
+        self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
+        return posted.verdict
+
+    def headroom(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the units that may still be safely spent, None for unlimited."""
+        self.post(Touch())
+        told: dict[str, Any] = {}
+        with self.holder.lock:
+            now, books = self.clock.now(), self.holder.books
+            for name in names:
+                read = name in books.meters and books.meters[name].read
+                room = books.room(name, now, self.terms) if read else None
+                scale = self.provider.meters[name].scale
+                told[name] = None if room is None else amount(max(0, room), scale)
+        return told
+
+    def _lapse(self) -> None:
+        """Give up reservations whose webhook did not come in time."""
+        now = self.clock.now()
+        for reservation in tuple(self.deferred.values()):
+            if reservation.lapses_at is not None and now.slow >= reservation.lapses_at:
+                reservation.give_up()
+
+    # -- events -----------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Give *event* to the log and the listeners. Never raises."""
+        for listener in (self._log, *self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001 - a listener never reaches into a call
+                self._drop(listener, error)
+
+    def _drop(self, listener: Callable[[Event], None], error: Exception) -> None:
+        if listener is self._log:
+            self._log = _silent
+        self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
+        self.listening = bool(self._listeners)
+        self.warn(f"a listener was dropped: it raised {type(error).__name__}")
+
+    def warn(self, reason: str) -> None:
+        """Say something that no event is made for, once, in the log."""
+        logging.getLogger("quotaguard").warning("%s: %s", self.provider.name, reason)
+
+    def degraded(self, state: str, reason: str, meter: str | None = None) -> None:
+        """Tell that the guard works with less than it should."""
+        account = self.provider.account
+        self.tell(
+            Degraded(
+                provider=self.provider.name,
+                account=account,
+                state=state,
+                reason=reason,
+                meter=meter,
+            )
+        )
+
+
+def _silent(_: Event) -> None:
+    """The log after it failed."""

@@ -1,0 +1,51 @@
+"""What your tests need of quotaguard: a clock that you move, providers that are fakes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from quotaguard.errors import ConfigError
+from quotaguard.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from quotaguard.testing.fullcontact import FakeFullContact
+    from quotaguard.testing.vendor import FakeVendor
+
+__all__ = ["FakeClock", "fake"]
+
+_FAKES = {"fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact")}
+
+
+@overload
+def fake(provider_name: Literal["fullcontact"], **knobs: Any) -> FakeFullContact: ...  # noqa: ANN401 - see Knobs
+
+
+@overload
+def fake(provider_name: str, **knobs: Any) -> FakeVendor: ...  # noqa: ANN401 - see Knobs
+
+
+def fake(provider_name: str, **knobs: Any) -> FakeVendor:
+    """Return a fake provider: a context manager that serves HTTP on loopback.
+
+    ::
+
+        with fake("fullcontact", quota=100, overage=True) as vendor:
+            guard = Guard(FullContact(api_key="test-key", base_url=vendor.url))
+            ...
+            assert vendor.true["person.enrichment.matches"] <= vendor.quota
+
+    provider_name: ``fullcontact``.
+    knobs: see `quotaguard.testing.vendor.Knobs` for those of every fake, and
+        `quotaguard.testing.fullcontact.FullContactKnobs`.
+
+    Raises:
+        ConfigError: there is no fake of this name, or it has no such knob.
+    """
+    if provider_name not in _FAKES:
+        known = ", ".join(sorted(_FAKES))
+        msg = f"there is no fake {provider_name!r}; there is one of {known}"
+        raise ConfigError(msg)
+    module, name = _FAKES[provider_name]
+    made: FakeVendor = getattr(importlib.import_module(module), name)(**knobs)
+    return made

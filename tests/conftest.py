@@ -1,0 +1,69 @@
+"""What every test may ask for: both event loops, and how hard to try.
+
+The scale options turn the suite into a soak: ``pytest --histories 2000000 --seed 7``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile(
+    "suite",
+    # A generated case may start an event loop, and the machine may be busy.
+    deadline=None,
+    # CI judges a change, not the day's luck; at a desk new examples are welcome.
+    derandomize=os.environ.get("CI") == "true",
+    print_blob=True,
+)
+settings.register_profile("soak", settings.get_profile("suite"), max_examples=10_000)
+settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the scale options."""
+    scale = parser.getgroup("scale", "how hard the laws are tried")
+    scale.addoption(
+        "--states",
+        type=int,
+        default=300_000,
+        help="states that the exhaustive searches may visit (default: %(default)s)",
+    )
+    scale.addoption(
+        "--histories",
+        type=int,
+        default=50_000,
+        help="histories that are generated at random (default: %(default)s)",
+    )
+    scale.addoption(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of everything random; the same seed, the same run (default: %(default)s)",
+    )
+
+
+@pytest.fixture(scope="session")
+def states(pytestconfig: pytest.Config) -> int:
+    """Return the number of states that an exhaustive search may visit."""
+    return int(pytestconfig.getoption("--states"))
+
+
+@pytest.fixture(scope="session")
+def histories(pytestconfig: pytest.Config) -> int:
+    """Return the number of random histories to try."""
+    return int(pytestconfig.getoption("--histories"))
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """Return the seed for ``random.Random``."""
+    return int(pytestconfig.getoption("--seed"))
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run every asynchronous test on both event loops."""
+    return str(request.param)
