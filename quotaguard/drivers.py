@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from quotaguard.ledgers import Waiter
     from quotaguard.quota.admission import Ask
+    from quotaguard.quota.readings import Reading
     from quotaguard.spending import Spending
 
 __all__ = ["adrive", "drive"]
@@ -208,27 +209,34 @@ def _jitter() -> float:
 
 def _poll(spending: Spending) -> Answer:
     try:
-        return Answer(reading=spending.stats.fetch(), jitter=_jitter())
+        return _brought(spending, spending.stats.fetch())
     except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
-        return Answer(error=_theirs(spending, error), jitter=_jitter())
+        return _failed(spending, error)
 
 
 async def _apoll(spending: Spending) -> Answer:
     loops, me = spending.holder.polling_loops, threading.get_ident()
     loops.add(me)
     try:
-        return Answer(reading=await spending.stats.afetch(), jitter=_jitter())
+        return _brought(spending, await spending.stats.afetch())
     except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
-        return Answer(error=_theirs(spending, error), jitter=_jitter())
+        return _failed(spending, error)
     finally:
         loops.discard(me)
 
 
-def _theirs(spending: Spending, error: Exception) -> ProviderError:
-    if isinstance(error, ProviderError):
-        return error
-    name = type(error).__name__
-    return StatsUnreadable(f"its reader failed with {name}", provider=spending.provider.name)
+def _brought(spending: Spending, reading: Reading) -> Answer:
+    spending.poll_error = None
+    return Answer(reading=reading, jitter=_jitter())
+
+
+def _failed(spending: Spending, error: Exception) -> Answer:
+    if not isinstance(error, ProviderError):
+        name = type(error).__name__
+        text = f"its reader failed with {name}"
+        error = StatsUnreadable(text, provider=spending.provider.name)
+    spending.poll_error = error
+    return Answer(error=error, jitter=_jitter())
 
 
 class _Background:

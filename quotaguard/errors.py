@@ -89,9 +89,16 @@ class Refusal(QuotaGuardError):
     stays: float = 0.0
     """The fast clock's time until which it surely stays true; for those who ask again."""
 
-    def __init__(self, facts: RefusalFacts) -> None:
-        super().__init__(facts)
-        self.facts = facts
+    # No __init__: a refused call should cost little more than one that goes.
+    if TYPE_CHECKING:
+
+        def __init__(self, facts: RefusalFacts) -> None: ...
+
+    @property
+    def facts(self) -> RefusalFacts:
+        """What was known when the call was refused."""
+        facts: RefusalFacts = self.args[0]
+        return facts
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the facts, by name
         if name in RefusalFacts.__dataclass_fields__:

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, RefusalFacts
 from quotaguard.ledgers.memory import MemoryLedger
-from quotaguard.quota.account import Terms
+from quotaguard.logs import LogListener
 from quotaguard.quota.admission import refreshing
 from quotaguard.quota.entries import Check, Touch
-from quotaguard.quota.meter import MeterTerms
 from quotaguard.quota.policy import Policy
-from quotaguard.quota.polls import PollTerms
 from quotaguard.quota.standing import Decision, Standing, decision, standing
 from quotaguard.quota.verdicts import Granted
 from quotaguard.reservation import MISSING, Reservation
-from quotaguard.spending import Spending
+from quotaguard.spending import LazyStats, Spending, terms_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,12 +31,11 @@ if TYPE_CHECKING:
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.events import Event
     from quotaguard.quota.policy import Duration
-    from quotaguard.quota.readings import Reading
-    from quotaguard.stats import Stats
 
     _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
 
 __all__ = ["Guard"]
+
 
 _SYSTEM_CLOCK = SystemClock()
 _HOME = MemoryLedger(clock=_SYSTEM_CLOCK)
@@ -46,9 +43,6 @@ _HOME = MemoryLedger(clock=_SYSTEM_CLOCK)
 
 _TESTED: weakref.WeakValueDictionary[int, MemoryLedger] = weakref.WeakValueDictionary()
 """The same for every other clock, as long as a guard uses it."""
-
-_OWN_PACE = 30.0
-"""Who asks for polls more often than this has decided about the endpoint's budget."""
 
 
 class Guard:
@@ -82,18 +76,18 @@ class Guard:
     ) -> None:
         policy = policy or Policy()
         clock = clock or _SYSTEM_CLOCK
-        terms = _terms(provider, policy)
+        terms = terms_of(provider, policy)
         self.provider = provider
         self.policy = policy
-        self._ledger = _ledger(ledger, clock)
+        self._ledger = _ledger_of(ledger, clock)
         self._spending = Spending(
             provider=provider,
             policy=policy,
             terms=terms,
             holder=self._ledger.holder(terms),
             clock=clock,
-            stats=_LazyStats(provider, stats_client),
-            log=_log(),
+            stats=LazyStats(provider, stats_client),
+            log=LogListener(),
             listeners=tuple(listeners),
             background=background,
         )
@@ -206,9 +200,7 @@ class Guard:
 
     # -- verbs ------------------------------------------------------------------
 
-    def check(
-        self, cost: str | Cost, /, *, priority: str = "normal"
-    ) -> Decision:
+    def check(self, cost: str | Cost, /, *, priority: str = "normal") -> Decision:
         """Return whether a call of *cost* would go now. Charges nothing, never polls.
 
         Raises:
@@ -221,7 +213,8 @@ class Guard:
         if quick is not None:
             return quick
         spending.rank(priority)
-        verdict = spending.post(Check(spending.units_of(cost), priority))  # type: ignore[arg-type] # as above
+        ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
+        verdict = spending.post(Check(spending.units_of(cost), priority, ahead))  # type: ignore[arg-type] # as above
         return decision(None if isinstance(verdict, Granted) else verdict)
 
     def _quick_check(self, cost: Cost, priority: str) -> Decision | None:
@@ -234,9 +227,13 @@ class Guard:
         with holder.lock:
             fast = spending.fast()
             purse = holder.allotment.purses.get(meter)
-            if purse is None or count.__class__ is not int or count < 0:
+            if count.__class__ is not int or count < 0:
                 return None
-            if fast < purse.end and purse.taken + count <= purse.room.get(priority, -1):
+            if (
+                purse is not None
+                and fast < purse.end
+                and purse.taken + count <= purse.room.get(priority, -1)
+            ):
                 left = purse.headroom
                 headroom = None if left is None else left - purse.taken
                 return Decision(True, "", meter, headroom)  # noqa: FBT003
@@ -357,28 +354,12 @@ class Guard:
         )
 
 
-def _terms(provider: Provider, policy: Policy) -> Terms:
-    unknown = sorted(set(policy.meters) - set(provider.meters))
-    if unknown:
-        msg = f"{provider.name} has no meter {unknown[0]!r}, for which the policy has settings"
-        raise ConfigError(msg)
-    shortest, longest = policy.poll_every
-    budget = policy.poll_budget
-    if budget is None:
-        budget = 0.9 * provider.polls_per_hour
-        if shortest < _OWN_PACE:  # type: ignore[operator] # a Policy holds seconds
-            budget = max(budget, 3600.0 / shortest)  # type: ignore[operator] # as above
-    return Terms(
-        provider=provider.name,
-        account=provider.account,
-        meters={
-            name: MeterTerms.of(meter, policy.of(name)) for name, meter in provider.meters.items()
-        },
-        polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
-    )
+def _denied(meter: str, facts: RefusalFacts) -> Decision:
+    reason = facts.reason or ("exhausted" if facts.retry_after is None else "not confirmed")
+    return Decision(False, reason, meter, facts.headroom, facts.retry_after, facts.resets_at)  # noqa: FBT003
 
 
-def _ledger(ledger: str | Ledger, clock: Clock) -> Ledger:
+def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:
     if not isinstance(ledger, str):
         return ledger
     if ledger != "memory://":
@@ -391,46 +372,3 @@ def _ledger(ledger: str | Ledger, clock: Clock) -> Ledger:
     if shared is None:
         shared = _TESTED[id(clock)] = MemoryLedger(clock=clock)
     return shared
-
-
-def _log() -> Callable[[Event], None]:
-    from quotaguard.logs import LogListener  # noqa: PLC0415 - logs stands above nothing here
-
-    return LogListener()
-
-
-class _LazyStats:
-    """The stats exchange, imported with httpx when the first poll is made."""
-
-    def __init__(
-        self, provider: Provider, client: httpx.Client | httpx.AsyncClient | None
-    ) -> None:
-        self._provider = provider
-        self._client = client
-        self._stats: Stats | None = None
-
-    def _made(self) -> Stats:
-        if self._stats is None:
-            from quotaguard.stats import Stats  # noqa: PLC0415 - httpx costs 80 ms
-
-            self._stats = Stats(self._provider, client=self._client)
-        return self._stats
-
-    def fetch(self) -> Reading:
-        return self._made().fetch()
-
-    async def afetch(self) -> Reading:
-        return await self._made().afetch()
-
-    def close(self) -> None:
-        if self._stats is not None:
-            self._stats.close()
-
-    async def aclose(self) -> None:
-        if self._stats is not None:
-            await self._stats.aclose()
-
-
-def _denied(meter: str, facts: RefusalFacts) -> Decision:
-    reason = facts.reason or ("exhausted" if facts.retry_after is None else "not confirmed")
-    return Decision(False, reason, meter, facts.headroom, facts.retry_after, facts.resets_at)  # noqa: FBT003

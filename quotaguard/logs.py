@@ -34,11 +34,12 @@ from quotaguard.quota.events import (
     Settled,
     ThresholdCrossed,
 )
+from quotaguard.quota.standing import Row, Standing
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["LogListener", "QueryRedactor", "Row", "Stands", "add_quota"]
+__all__ = ["LogListener", "QueryRedactor", "Stands", "add_quota"]
 
 LEVELS: Final[Mapping[type[Event], int]] = {
     Reserved: logging.DEBUG,
@@ -182,30 +183,10 @@ def _word(value: object) -> str:
     return f'"{quoted}"'
 
 
-class Row(Protocol):
-    """What a line needs of one meter: units used, the limit, and what may be spent."""
-
-    @property
-    def meter(self) -> str:
-        """The meter's name."""
-
-    @property
-    def used(self) -> float | None:
-        """Units used, None as long as nothing is known."""
-
-    @property
-    def limit(self) -> float | None:
-        """Units included, None where there is no limit."""
-
-    @property
-    def headroom(self) -> float | None:
-        """Units that may still be safely spent, None where there is no limit."""
-
-
 class Stands(Protocol):
     """A guard, as far as `add_quota` needs one."""
 
-    def standing(self) -> Iterable[Row]:
+    def standing(self) -> Standing:
         """Return how the meters stand, without a poll."""
 
 
@@ -226,7 +207,8 @@ def add_quota(guard: Stands, meter: str | None = None) -> Callable[[Any, str, _L
         if line.get("event") in _NAMES:
             return line
         try:
-            row = _tightest(guard.standing(), meter)
+            standing = guard.standing()
+            row = standing.tightest if meter is None else standing.by_meter.get(meter)
             facts = {} if row is None else _quota(row)
         except Exception:  # noqa: BLE001 - the application's line matters more than ours
             return line
@@ -237,19 +219,9 @@ def add_quota(guard: Stands, meter: str | None = None) -> Callable[[Any, str, _L
     return add
 
 
-def _tightest(rows: Iterable[Row], meter: str | None) -> Row | None:
-    known = [row for row in rows if row.used is not None]
-    if meter is not None:
-        return next((row for row in known if row.meter == meter), None)
-    shares = [
-        (row.headroom / row.limit if row.limit else 0.0, row)
-        for row in known
-        if row.limit is not None and row.headroom is not None
-    ]
-    return min(shares, key=lambda share: share[0])[1] if shares else None
-
-
 def _quota(row: Row) -> dict[str, Any]:
+    if row.read_at is None and row.limit is None:
+        return {}  # only our own count is known, and nothing to measure it by
     return {
         "quota_meter": _text(row.meter),
         "quota_used": _plain(row.used),

@@ -9,22 +9,21 @@ histories prove it to be the story's decision. Everything else is the story.
 from __future__ import annotations
 
 import itertools
-import math
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
+from quotaguard.covering import borrow, counted, give_back
 from quotaguard.drivers import adrive, drive
-from quotaguard.errors import ConfigError, Refusal
+from quotaguard.errors import ConfigError, QuotaUnknown, Refusal, RefusalFacts
 from quotaguard.ledgers import Denial
-from quotaguard.quota.admission import Request, reserving
+from quotaguard.opening import remember, request_of
+from quotaguard.quota.admission import reserving
 from quotaguard.quota.entries import Unblocked
-from quotaguard.quota.events import Released, Reserved, Settled
 from quotaguard.spending import SWITCH, Spending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from contextvars import Token
     from types import TracebackType
 
     from quotaguard.quota.admission import Story
@@ -46,6 +45,9 @@ MISSING: Any = _Missing()
 NEW, OPEN, DEFERRED = "new", "open", "deferred"
 SETTLED, RELEASED, UNKNOWN, REFUSED, VOID = "settled", "released", "unknown", "refused", "void"
 
+ASK = Denial(-1, 0.0, 0.0, Refusal, RefusalFacts(provider="", account="", meter=""))
+"""Not denied, not open: the books must be asked."""
+
 _ids = itertools.count(1)
 _current: ContextVar[Reservation | None] = ContextVar("quotaguard_reservation", default=None)
 
@@ -62,24 +64,18 @@ class Reservation:
     actual: units that the call turned out to cost, once it is settled.
     """
 
-    __slots__ = (
-        "_borrowed",
-        "_changes",
-        "_cost",
-        "_epoch",
-        "_fallback",
-        "_holder",
-        "_lent",
-        "_max_wait",
-        "_probes",
-        "_spending",
-        "_token",
-        "actual",
-        "id",
-        "lapses_at",
-        "priority",
-        "state",
-    )
+    # Class attributes are the values of a reservation that nothing special happened to:
+    # most are, and setting them one by one costs as much as the decision.
+    state = NEW
+    actual: Mapping[str, int] | None = None
+    id = 0
+    lapses_at: float | None = None
+    _lent: list[Reservation] | None = None
+    _borrowed: tuple[Reservation, dict[str, int]] | None = None
+    _probes: tuple[str, ...] = ()
+    _epoch = 0
+    _changes = 0
+    _token: Token[Reservation | None]
 
     def __init__(
         self,
@@ -95,42 +91,36 @@ class Reservation:
         self.priority = priority
         self._max_wait = max_wait
         self._fallback = fallback
-        self.state = NEW
-        self.actual: Mapping[str, int] | None = None
-        self.id = 0
-        self._lent: list[Reservation] | None = None
-        self._borrowed: tuple[Reservation, dict[str, int]] | None = None
-        self._probes: tuple[str, ...] = ()
 
     # -- beginning --------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        try:
-            if not self._quick():
+        denial = self._quick()
+        if denial is not None:
+            if denial is not ASK:
+                return self._denied(denial)  # type: ignore[no-any-return] # what the user gave
+            try:
                 self._opened(drive(self._spending, self._story()))
-        except Refusal as refusal:
-            if self._fallback is MISSING:
-                self._refused(refusal)
+            except Refusal as refusal:
+                return self._refused(refusal)  # type: ignore[no-any-return] # as above
+            except BaseException:
+                give_back(self)
                 raise
-            return self._instead(refusal)  # type: ignore[no-any-return] # what the user gave
-        except BaseException:
-            self._return()
-            raise
         self._token = _current.set(self)
         return self
 
     async def __aenter__(self) -> Self:
-        try:
-            if not self._quick():
+        denial = self._quick()
+        if denial is not None:
+            if denial is not ASK:
+                return self._denied(denial)  # type: ignore[no-any-return] # what the user gave
+            try:
                 self._opened(await adrive(self._spending, self._story()))
-        except Refusal as refusal:
-            if self._fallback is MISSING:
-                self._refused(refusal)
+            except Refusal as refusal:
+                return self._refused(refusal)  # type: ignore[no-any-return] # as above
+            except BaseException:
+                give_back(self)
                 raise
-            return self._instead(refusal)  # type: ignore[no-any-return] # what the user gave
-        except BaseException:
-            self._return()
-            raise
         self._token = _current.set(self)
         return self
 
@@ -165,28 +155,17 @@ class Reservation:
         if self.state is not REFUSED:
             _current.reset(self._token)
 
-    def _quick(self) -> bool:
-        """Open from the lanes; False if the books must be asked.
-
-        Raises:
-            Refusal: the same call was refused and nothing has changed since.
-        """
+    def _quick(self) -> Denial | None:
+        """Open from the lanes: None. `ASK`: the books decide. Else it was denied before."""
         if self.state is not NEW:
             msg = f"this reservation is {self.state}: make a new one for every call"
             raise ConfigError(msg)
-        spending = self._spending
-        cost = self._cost
-        if cost.__class__ is not dict or spending.fractional:
-            cost = self._cost = spending.units_of(cost)
-        if SWITCH.off:
-            return self._pass()
-        if _current.get() is not None:
-            if self._borrow():
-                self._told()
-                return True
-            if self._borrowed is not None:
-                return False
-        priority, holder = self.priority, self._holder
+        spending, holder, priority, cost = self._spending, self._holder, self.priority, self._cost
+        if SWITCH.off or _current.get() is not None or spending.odd or cost.__class__ is not dict:
+            special = self._special()
+            if special is not NEW:
+                return None if special is OPEN else ASK
+            cost = self._cost
         with holder.lock:
             fast = spending.fast()
             purses = holder.allotment.purses
@@ -199,145 +178,70 @@ class Reservation:
                     or fast >= purse.end
                     or purse.taken + count > purse.room.get(priority, -1)
                 ):
-                    denial = holder.denials.get((meter, priority))
-                    break
-            else:
-                for meter, count in cost.items():
-                    purse = purses[meter]
-                    purse.taken += count
-                    purse.opened += count
-                self._cost = cost.copy()
-                self.state = OPEN
-                self._epoch = holder.epoch
-                denial = None
-        if self.state is OPEN:
-            self._told()
-            return True
-        if denial is not None and denial.units == count and fast < denial.until:
-            self._deny(denial)
-        return False
-
-    def _deny(self, denial: Denial) -> None:
-        """Refuse again what was refused; listeners want to hear each by itself."""
-        spending = self._spending
-        max_wait = spending.max_wait if self._max_wait is None else self._max_wait
-        if max_wait <= denial.max_wait and len(self._cost) == 1 and not spending.listening:
-            raise denial.refusal(denial.facts)
-
-    def _told(self) -> None:
-        spending = self._spending
+                    denial = holder.denials.get((meter, priority), ASK)
+                    if denial.units != count or fast >= denial.until:
+                        return ASK
+                    return self._still(denial)
+            for meter, count in cost.items():
+                purse = purses[meter]
+                purse.taken += count
+                purse.opened += count
+            self._cost = cost.copy()
+            self._epoch = holder.epoch
+            self.state = OPEN
         if spending.calls_told:
-            spending.tell(
-                Reserved(
-                    provider=spending.provider.name,
-                    account=spending.provider.account,
-                    cost=spending.amounts(self._cost),
-                    priority=self.priority,
-                )
-            )
+            spending.reserved(self._cost, priority)
+        return None
+
+    def _special(self) -> str:
+        """Do what a plain cost in a plain context needs not: `OPEN`, ask, or go on (`NEW`)."""
+        if SWITCH.off:
+            if not SWITCH.said:
+                SWITCH.said = True
+                self._spending.warn("quotaguard is disabled: calls pass uncounted")
+            self.state = VOID
+            return OPEN
+        self._cost = self._spending.units_of(self._cost)
+        if borrow(self, _current.get()):
+            self._spending.reserved(self._cost, self.priority)
+            return OPEN
+        return NEW if self._borrowed is None else REFUSED
+
+    def _still(self, denial: Denial) -> Denial:
+        """Return a denial that holds for this call too; listeners want to hear each."""
+        own = self._max_wait
+        wait = self._spending.max_wait if own is None else own
+        same = len(self._cost) == 1 and wait <= denial.max_wait
+        return denial if same and not self._spending.listening else ASK
+
+    def _denied(self, denial: Denial) -> Any:  # noqa: ANN401 - what the user gave
+        self.state = REFUSED
+        if self._fallback is MISSING:
+            raise denial.refusal(denial.facts)
+        return self._refused(denial.refusal(denial.facts))
 
     def _story(self) -> Story:
-        """Return the story of this reservation; what was borrowed is not asked for."""
-        spending = self._spending
-        spending.rank(self.priority)
-        max_wait = spending.max_wait if self._max_wait is None else spending.wait(self._max_wait)
-        need = self._cost = spending.units_of(self._cost)
-        if self._borrowed is not None:
-            lent = self._borrowed[1]
-            need = {name: n - lent.get(name, 0) for name, n in need.items()}
         self.id = next(_ids)
         self._changes = self._holder.queue.changes
-        return reserving(
-            Request(
-                name=f"{self._holder.name}.{self.id}",
-                cost={name: count for name, count in need.items() if count or need is self._cost},
-                priority=self.priority,
-                max_wait=max_wait,
-                at=spending.fast(),
-                on_exhausted=spending.policy.on_exhausted,
-                shadow=spending.policy.shadow,
-                lanes=dict.fromkeys(self._holder.allotment.purses, 0),
-            )
-        )
+        return reserving(request_of(self))
 
     def _opened(self, granted: Granted) -> None:
         self.state = OPEN
         self._epoch = self._holder.epoch
         self._probes = granted.probes
-        self._told()
+        self._spending.reserved(self._cost, self.priority)
 
-    def _pass(self) -> bool:
-        """Let the call go unguarded: quotaguard is switched off."""
-        if not SWITCH.said:
-            SWITCH.said = True
-            self._spending.warn("quotaguard is disabled: calls pass uncounted")
-        self.state = VOID
-        return True
-
-    def _refused(self, refusal: Refusal) -> None:
-        """End before the beginning, and remember the refusal for who asks the same."""
-        self._return()
-        self.state = REFUSED
-        facts, holder = refusal.facts, self._holder
-        if not refusal.stays or len(self._cost) != 1 or facts.meter not in self._cost:
-            return
-        wait = self._spending.max_wait if self._max_wait is None else self._max_wait
-        if facts.retry_after is None and self._spending.policy.on_exhausted != "wait":
-            wait = math.inf
-        count = self._cost[facts.meter]
-        denial = Denial(count, wait, refusal.stays, type(refusal), facts)
-        with holder.lock:
-            if holder.queue.changes == self._changes:
-                holder.denials[facts.meter, self.priority] = denial
-
-    def _instead(self, refusal: Refusal) -> Any:  # noqa: ANN401 - what the user gave
-        self._refused(refusal)
+    def _refused(self, refusal: Refusal) -> Any:  # noqa: ANN401 - what the user gave
+        """Raise the refusal, or return what the user gave instead."""
+        if self.state is not REFUSED:
+            give_back(self)
+            self.state = REFUSED
+            remember(self, refusal)
+            if isinstance(refusal, QuotaUnknown) and refusal.__cause__ is None:
+                refusal.__cause__ = self._spending.poll_error
+        if self._fallback is MISSING:
+            raise refusal
         return self._fallback(refusal) if callable(self._fallback) else self._fallback
-
-    # -- covering ---------------------------------------------------------------
-
-    def _borrow(self) -> bool:
-        """Use the units of the reservation that is open in this context first.
-
-        True if they cover the whole call. What is lent moves: its owner is now this
-        reservation, which settles it by its own outcome.
-        """
-        owner, holder = _current.get(), self._holder
-        if owner is None or owner._holder is not holder or owner.state is not OPEN:
-            return False
-        need = self._spending.units_of(self._cost)
-        with holder.lock:
-            if owner.state is not OPEN or owner._epoch != holder.epoch:
-                return False
-            lent = {name: min(n, owner._cost.get(name, 0)) for name, n in need.items()}
-            if not any(lent.values()):
-                return False
-            for name, count in lent.items():
-                if count:
-                    owner._cost[name] -= count
-            owner._lent = [*(owner._lent or ()), self]
-        self._borrowed = (owner, lent)
-        self._cost = need
-        if lent != need:
-            return False
-        self._epoch = owner._epoch
-        self.state = OPEN
-        return True
-
-    def _return(self) -> None:
-        """Give back what was borrowed: the call does not go."""
-        if self._borrowed is None or self.state is OPEN:
-            return
-        (owner, lent), self._borrowed = self._borrowed, None
-        with self._holder.lock:
-            if owner.state is OPEN:
-                for name, count in lent.items():
-                    if count:
-                        owner._cost[name] += count
-                owner._lent = [other for other in owner._lent or () if other is not self]
-                return
-        # The owner has ended meanwhile; nobody knows what became of its units.
-        self._holder.forgotten.append((owner._epoch, lent))
 
     # -- ending -----------------------------------------------------------------
 
@@ -353,7 +257,7 @@ class Reservation:
         """
         if self.state is not OPEN and self._ended():
             return
-        spent: Mapping[str, int] = self._cost if actual is None else self._count(actual)
+        spent: Mapping[str, int] = self._cost if actual is None else counted(self, actual)
         holder = self._holder
         with holder.lock:
             if self._void():
@@ -398,10 +302,7 @@ class Reservation:
         spending = self._spending
         spending.deferred.pop(self.id, None)
         holder.queue.wake()
-        if spending.calls_told:
-            name, account = spending.provider.name, spending.provider.account
-            cost = spending.amounts(self._cost)
-            spending.tell(Released(provider=name, account=account, cost=cost))
+        spending.released(self._cost)
 
     def give_up(self) -> None:
         """End without an answer: the outcome is unknown, it counts until it is known."""
@@ -415,7 +316,7 @@ class Reservation:
             holder.allotment.give_up(self._cost, until)
             self.state = UNKNOWN
         spending.deferred.pop(self.id, None)
-        self._settled({}, unknown=True)
+        spending.settled(self._cost, self._cost, unknown=True)
 
     def defer(self) -> None:
         """Outlive the call: the provider bills later, or not (a webhook tells).
@@ -462,26 +363,6 @@ class Reservation:
         if getattr(self, "state", NEW) in {OPEN, DEFERRED}:
             self._holder.forgotten.append((self._epoch, self._cost))
 
-    def _count(self, actual: Cost) -> Mapping[str, int]:
-        """Return the units that are left to settle, checked."""
-        if actual.__class__ is dict and not self._lent and not self._spending.fractional:
-            for meter, count in actual.items():
-                if count.__class__ is not int or count < 0 or meter not in self._cost:
-                    break
-            else:
-                return actual  # type: ignore[return-value] # just checked
-        spent = self._spending.units_of(actual)
-        for call in self._lent or ():
-            told = call._cost if call.actual is None else call.actual
-            spent = {name: max(0, n - told.get(name, 0)) for name, n in spent.items()}
-        beside = {name: 0 for name in spent if name not in self._cost}
-        if beside:
-            with self._holder.lock:
-                for name in beside:
-                    self._holder.allotment.purse(name)
-            self._cost = {**self._cost, **beside}
-        return spent
-
     def _void(self) -> bool:
         """Whether there is nothing to end (under the lock): ended meanwhile, or forked."""
         if self.state is not OPEN and self.state is not DEFERRED:
@@ -509,25 +390,13 @@ class Reservation:
         if self._probes and any(spent.get(name) for name in self._probes):
             spending.post(Unblocked(self._probes))
         if under:
-            more = {n: c - self._cost.get(n, 0) for n, c in spent.items() if c > self._cost.get(n, 0)}
+            more = {
+                n: c - self._cost.get(n, 0) for n, c in spent.items() if c > self._cost.get(n, 0)
+            }
             meter = next(iter(more))
             reason = f"the call cost {more[meter]} units more than was reserved"
             spending.degraded("underpriced", reason, meter)
-        self._settled(spent, unknown=False)
-
-    def _settled(self, spent: Mapping[str, int], *, unknown: bool) -> None:
-        spending = self._spending
-        if not spending.calls_told:
-            return
-        spending.tell(
-            Settled(
-                provider=spending.provider.name,
-                account=spending.provider.account,
-                cost=spending.amounts(self._cost if unknown else spent),
-                reserved=spending.amounts(self._cost),
-                unknown=unknown,
-            )
-        )
+        spending.settled(spent, self._cost)
 
     # -- looking ----------------------------------------------------------------
 

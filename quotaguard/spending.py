@@ -7,26 +7,33 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quotaguard.errors import ConfigError
-from quotaguard.quota.events import Degraded, Event
+from quotaguard.errors import ConfigError, ProviderError
+from quotaguard.quota.account import Terms
 from quotaguard.quota.entries import Touch
+from quotaguard.quota.events import Degraded, Event, Released, Reserved, Settled
+from quotaguard.quota.meter import MeterTerms
 from quotaguard.quota.policy import Duration, seconds
+from quotaguard.quota.polls import PollTerms
 from quotaguard.quota.readings import amount, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    import httpx
+
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Entry, Terms
+    from quotaguard.quota.account import Entry
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.policy import Policy
     from quotaguard.quota.readings import Reading
     from quotaguard.quota.verdicts import Verdict
     from quotaguard.reservation import Reservation
+    from quotaguard.stats import Stats
 
-__all__ = ["SWITCH", "Spending"]
+__all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
+
 
 class Exchange(Protocol):
     """What carries a poll: `quotaguard.stats.Stats`, imported when the first is made."""
@@ -82,12 +89,13 @@ class Spending:
         self.stats = stats
         self.background = background
         self.max_wait = float(policy.max_wait)  # type: ignore[arg-type] # a Policy holds seconds
-        self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
+        self.odd = self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
         self._log = log
         self._listeners = listeners
         self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
         self.listening = bool(listeners)
         self.calls_told = bool(listeners)
+        self.poll_error: ProviderError | None = None
         self.deferred: dict[int, Reservation] = {}
 
     # -- prices -----------------------------------------------------------------
@@ -203,6 +211,30 @@ class Spending:
             except Exception as error:  # noqa: BLE001 - a listener never reaches into a call
                 self._drop(listener, error)
 
+    def reserved(self, cost: Mapping[str, int], priority: str) -> None:
+        """Tell that units are held for a call that goes now."""
+        if self.calls_told:
+            name, account = self.provider.name, self.provider.account
+            told = self.amounts(cost)
+            self.tell(Reserved(provider=name, account=account, cost=told, priority=priority))
+
+    def settled(
+        self, spent: Mapping[str, int], cost: Mapping[str, int], *, unknown: bool = False
+    ) -> None:
+        """Tell that a reservation ended, with its price or without an answer."""
+        if self.calls_told:
+            name, account = self.provider.name, self.provider.account
+            paid, held = self.amounts(spent), self.amounts(cost)
+            self.tell(
+                Settled(provider=name, account=account, cost=paid, reserved=held, unknown=unknown)
+            )
+
+    def released(self, cost: Mapping[str, int]) -> None:
+        """Tell that a reservation ended without a charge."""
+        if self.calls_told:
+            name, account = self.provider.name, self.provider.account
+            self.tell(Released(provider=name, account=account, cost=self.amounts(cost)))
+
     def _drop(self, listener: Callable[[Event], None], error: Exception) -> None:
         if listener is self._log:
             self._log = _silent
@@ -230,3 +262,70 @@ class Spending:
 
 def _silent(_: Event) -> None:
     """The log after it failed."""
+
+
+_OWN_PACE = 30.0
+"""Who asks for polls more often than this has decided about the endpoint's budget."""
+
+
+def terms_of(provider: Provider, policy: Policy) -> Terms:
+    """Return what *provider* and *policy* ask of the books.
+
+    Raises:
+        ConfigError: the policy has settings for a meter that the provider has not.
+    """
+    unknown = sorted(set(policy.meters) - set(provider.meters))
+    if unknown:
+        msg = f"{provider.name} has no meter {unknown[0]!r}, for which the policy has settings"
+        raise ConfigError(msg)
+    shortest, longest = policy.poll_every
+    budget = policy.poll_budget
+    if budget is None:
+        budget = 0.9 * provider.polls_per_hour
+        if shortest < _OWN_PACE:  # type: ignore[operator] # a Policy holds seconds
+            budget = max(budget, 3600.0 / shortest)  # type: ignore[operator] # as above
+    return Terms(
+        provider=provider.name,
+        account=provider.account,
+        meters={
+            name: MeterTerms.of(meter, policy.of(name)) for name, meter in provider.meters.items()
+        },
+        polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
+    )
+
+
+class LazyStats:
+    """The stats exchange, imported with httpx when the first poll is made."""
+
+    def __init__(self, provider: Provider, client: httpx.Client | httpx.AsyncClient | None) -> None:
+        self._provider = provider
+        self._client = client
+        self._stats: Stats | None = None
+        if client is not None:
+            # A wrong client is told where the guard is built; its owner has httpx anyway.
+            self._made()
+
+    def _made(self) -> Stats:
+        if self._stats is None:
+            from quotaguard.stats import Stats  # noqa: PLC0415 - httpx costs 80 ms
+
+            self._stats = Stats(self._provider, client=self._client)
+        return self._stats
+
+    def fetch(self) -> Reading:
+        """Ask the provider; raises `ProviderError` only."""
+        return self._made().fetch()
+
+    async def afetch(self) -> Reading:
+        """Ask the provider; raises `ProviderError` only."""
+        return await self._made().afetch()
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._stats is not None:
+            self._stats.close()
+
+    async def aclose(self) -> None:
+        """Let go of what is open."""
+        if self._stats is not None:
+            await self._stats.aclose()

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import timeit
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -21,9 +21,10 @@ import pytest
 import structlog
 
 from quotaguard.errors import ConfigError, LedgerUnavailable
-from quotaguard.logs import LEVELS, TEXT_CAP, LogListener, QueryRedactor, Row, add_quota
+from quotaguard.logs import LEVELS, TEXT_CAP, LogListener, QueryRedactor, add_quota
 from quotaguard.quota import events
-from quotaguard.quota.readings import Amount
+from quotaguard.quota.readings import Amount, Period
+from quotaguard.quota.standing import Row, Standing
 
 WHO: dict[str, Any] = {"provider": "fullcontact", "account": "0123456789abcdef"}
 METER = "person.enrichment.matches"
@@ -127,7 +128,8 @@ def _run(program: str) -> subprocess.CompletedProcess[str]:
     """
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(preamble) + textwrap.dedent(program)],
-        env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109 - a string is wanted
+        # A child process finds what this one found, installed or not.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         check=True,
@@ -452,29 +454,26 @@ def test_asking_what_is_wanted_is_cheap(
 # The quota in the application's own lines.
 
 
-@dataclass
-class Meter:
-    meter: str
-    used: float | None
-    limit: float | None
-    headroom: float | None
-
-
 class Guard:
-    def __init__(self, *rows: Meter, error: Exception | None = None) -> None:
+    def __init__(self, *rows: Row, error: Exception | None = None) -> None:
         self.rows, self.error, self.asked = rows, error, 0
 
-    def standing(self) -> Iterator[Row]:
+    def standing(self) -> Standing:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        yield from self.rows
+        return Standing("fullcontact", "0123456789abcdef", self.rows, 41.0)
 
 
-LEADS = Meter("leads", 10, 100, 90)
-MATCHES = Meter(METER, 4839, 5000, 111)
-USERS = Meter("users", 7, None, None)
-NEVER = Meter("credits", None, None, None)
+def _row(meter: str, used: Amount, limit: Amount | None, headroom: Amount | None) -> Row:
+    return Row(meter, used, limit, 0, headroom, 50, Period(), 0.0, JUNE, 0)
+
+
+LEADS = _row("leads", 10, 100, 90)
+MATCHES = _row(METER, 4839, 5000, 111)
+USERS = _row("users", 7, None, None)
+NEVER = replace(_row("credits", 2, None, None), read_at=None)
+CAPPED = replace(_row("credits", 2, 10, 8), read_at=None)
 
 
 def _line(guard: Guard, meter: str | None = None, **line: object) -> dict[str, Any]:
@@ -496,7 +495,18 @@ def test_a_line_gets_the_tightest_meter() -> None:
 
 def test_a_meter_of_nothing_is_the_tightest() -> None:
     """A limit of 0 leaves no share at all, and divides by nothing."""
-    assert _line(Guard(MATCHES, Meter("none", 0, 0, 0)))["quota_meter"] == "none"
+    assert _line(Guard(MATCHES, _row("none", 0, 0, 0)))["quota_meter"] == "none"
+
+
+def test_a_limit_of_the_user_is_known_without_a_reading() -> None:
+    """Own calls are counted against it from the first one on."""
+    assert _line(Guard(CAPPED))["quota_headroom"] == 8
+
+
+def test_fractional_units_are_plain_numbers() -> None:
+    """Money is counted in decimals, and a line is read by machines."""
+    line = _line(Guard(_row("credit", Decimal("1.5"), Decimal("2.5"), Decimal(1))))
+    assert json.loads(json.dumps(line))["quota_headroom"] == 1
 
 
 def test_a_line_gets_the_meter_that_was_named() -> None:
@@ -514,7 +524,7 @@ def test_a_line_gets_the_meter_that_was_named() -> None:
     ("rows", "meter"),
     [((), None), ((NEVER,), None), ((USERS,), None), ((NEVER,), "credits"), ((LEADS,), "other")],
 )
-def test_nothing_known_adds_nothing(rows: tuple[Meter, ...], meter: str | None) -> None:
+def test_nothing_known_adds_nothing(rows: tuple[Row, ...], meter: str | None) -> None:
     """A line without a reading stays as it was."""
     assert _line(Guard(*rows), meter) == {}
 
@@ -529,7 +539,7 @@ def test_a_guard_in_trouble_adds_nothing(error: Exception) -> None:
 
 def test_rows_that_make_no_sense_add_nothing() -> None:
     """A processor must never raise."""
-    assert _line(Guard(Meter("leads", 1, "many", 2))) == {}  # type: ignore[arg-type]
+    assert _line(Guard(_row("leads", 1, "many", 2))) == {}  # type: ignore[arg-type]
 
 
 def test_the_applications_own_keys_stay() -> None:

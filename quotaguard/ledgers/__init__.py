@@ -85,7 +85,9 @@ class WaitingLine(Protocol):
     def leave(self, waiter: Waiter) -> None:
         """Stop waiting; whoever is not in line is not missed."""
 
-    def wake(self, *, after: tuple[float, int] | None = None, but: frozenset[str] | None = None) -> None:
+    def wake(
+        self, *, after: tuple[float, int] | None = None, but: frozenset[str] | None = None
+    ) -> None:
         """Wake the first in line, or the first behind *after* of other meters than *but*."""
 
 

@@ -15,17 +15,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from quotaguard.clock import SystemClock
-from quotaguard.quota.account import Books
+from quotaguard.quota.account import Books, Posted
 from quotaguard.quota.allotment import Allotment
 from quotaguard.quota.entries import Check, Reserve, Touch
 from quotaguard.quota.events import Degraded
-from quotaguard.quota.account import Posted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from quotaguard.clock import Clock
-    from quotaguard.ledgers import Denial, Waiter
+    from quotaguard.ledgers import Denial, Waiter, WaitingLine
     from quotaguard.quota.account import Entry, Terms
     from quotaguard.quota.readings import Moment
 
@@ -113,6 +112,9 @@ class _Account:
         self.polling_loops = set()
         self.denials = {}
         self.warn = True
+        for holder in self.holders:
+            report = holder.allotment.report(now)
+            self.books.absorb(holder.name, report, now, holder.terms)
         for meter in self.books.meters.values():
             meter.spent += meter.held
             meter.unknown += meter.held
@@ -142,7 +144,7 @@ class MemoryHolder:
         self.lock = account.lock
         self.allotment = Allotment()
         self.denials = account.denials
-        self.queue = account.queue
+        self.queue: WaitingLine = account.queue
         self.polling_loops = account.polling_loops
         self.forgotten: deque[tuple[int, Mapping[str, int]]] = deque()
 

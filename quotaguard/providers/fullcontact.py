@@ -144,9 +144,11 @@ class FullContact:
         if account is not None and not account.strip():
             msg = "account= is empty; name the account, or leave it out to go by the key"
             raise ConfigError(msg)
-        self._account = account_digest(_NAME, account, self._key)
         self._origin, path = origin_and_path(base_url, _REAL)
         prefix = path.removesuffix("/v3")
+        # A test server with the same key is another account than the real one.
+        vendor = _NAME if self._origin == _REAL else f"{_NAME} {self._origin}{prefix}"
+        self._account = account_digest(vendor, account, self._key)
         self._stats_url = f"{self._origin}{prefix}/v3/stats.get"
         self._routes = {
             ("POST", f"{prefix}/v3/{operation}{slash}"): price
@@ -212,8 +214,9 @@ class FullContact:
     def read_stats(self, outcome: Outcome) -> Reading:
         """Return the reading in an answer of ``stats.get``.
 
-        A metric that is missing or broken is left out, and its path stands in
-        ``extra["unreadable"]`` beside ``"period"``, where no end can be read.
+        A metric that is missing or broken is left out; but misses and totals that
+        are missing beside matches have no limit. The paths of all of them stand in
+        ``extra["unreadable"]``, and ``"period"`` where no end can be read.
 
         Raises:
             StatsForbidden: 401, or 403 about the key.
@@ -275,7 +278,7 @@ class FullContact:
 
 def _number(text: str | None) -> float | None:
     """Return a plain number of a header; a date needs a clock and is none."""
-    return float(text) if text is not None and _NUMBER.fullmatch(text.strip()) else None
+    return float(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
 def _pause(outcome: Outcome) -> tuple[Evidence, ...]:
@@ -288,10 +291,7 @@ def _pause(outcome: Outcome) -> tuple[Evidence, ...]:
         seconds = _number(outcome.headers.get("retry-after"))
         if seconds is not None and 0 < seconds <= MOST_PAUSE:
             return (Evidence("pause", seconds=seconds),)
-    said = outcome.headers.get("x-fullcontact-ratedelay", "0")
-    if said == "0":
-        return ()
-    delay = _number(said)
+    delay = _number(outcome.headers.get("x-fullcontact-ratedelay"))
     return (Evidence("pause", seconds=min(delay, MOST_DELAY) / 1000),) if delay else ()
 
 
@@ -341,6 +341,9 @@ def _usages(stats: Mapping[str, Any]) -> tuple[dict[str, Usage], list[str]]:
         usage = _usage(said) if isinstance(said, dict) else None
         if usage is None:
             unreadable.append(f"stats.{name}")
+            # What is counted for information need not be told, matches must.
+            if said is None and f"{name.rpartition('.')[0]}.matches" in usages:
+                usages[name] = Usage(0, None)
         else:
             usages[name] = usage
     return usages, unreadable
@@ -372,15 +375,12 @@ def _whole(said: object) -> int | None:
 
 def _period(said: object) -> Period:
     """Return the billing period; its end is the first instant of the next one."""
-    if not isinstance(said, dict):
-        return UNKNOWN_PERIOD
-    start, end = said.get("start"), said.get("end")
+    start, end = (said.get("start"), said.get("end")) if isinstance(said, dict) else (None, 0)
     if not isinstance(start, str | None) or not isinstance(end, str | None):
         return UNKNOWN_PERIOD
     try:
         period = Period.parse(start, end)
-        # Year 1 east of Greenwich parses, and no datetime can show it.
-        _ = period.starts_at, period.ends_at
+        _ = period.starts_at, period.ends_at  # year 1 east of Greenwich cannot be shown
     except (ValueError, OverflowError, OSError):
         return UNKNOWN_PERIOD
     return period

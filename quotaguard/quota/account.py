@@ -124,9 +124,7 @@ class Books:
             books = self.meters[name] = MeterBooks()
         return books
 
-    def absorb(
-        self, holder: str, report: Mapping[str, Tally], now: Moment, terms: Terms
-    ) -> None:
+    def absorb(self, holder: str, report: Mapping[str, Tally], now: Moment, terms: Terms) -> None:
         """Take over a holder's cumulative counts: only what is new since its last report."""
         tallies = self.holders.setdefault(holder, {})
         for name, tally in report.items():
@@ -169,9 +167,7 @@ class Books:
         length = period.length
         self.ended, self.live = period, False
         self.period = (
-            Period()
-            if length is None
-            else Period(period.end, period.end + length, period.skew)
+            Period() if length is None else Period(period.end, period.end + length, period.skew)
         )
         self.slots.clear()
         self.polls.want(now.fast, now, terms.polls)
@@ -278,9 +274,7 @@ class Books:
         if state == "fresh":
             return []
         return [
-            Degraded(
-                provider=terms.provider, account=terms.account, state=state, reason=reason
-            )
+            Degraded(provider=terms.provider, account=terms.account, state=state, reason=reason)
         ]
 
     # -- as JSON ----------------------------------------------------------------

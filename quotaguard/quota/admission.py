@@ -34,11 +34,11 @@ from quotaguard.quota.entries import (
     Abandon,
     AskToPoll,
     GiveBack,
-    Observe,
     PollLost,
     Reserve,
 )
 from quotaguard.quota.events import Delayed, Event, Refused
+from quotaguard.quota.observing import Observe
 from quotaguard.quota.readings import Reading, nothing
 from quotaguard.quota.verdicts import (
     Due,
@@ -55,7 +55,20 @@ if TYPE_CHECKING:
     from quotaguard.quota.account import Entry
     from quotaguard.quota.polls import Claim
 
-__all__ = ["Answer", "Ask", "Poll", "Post", "Request", "Sleep", "Story", "Tell", "observing", "polling", "refreshing", "reserving"]
+__all__ = [
+    "Answer",
+    "Ask",
+    "Poll",
+    "Post",
+    "Request",
+    "Sleep",
+    "Story",
+    "Tell",
+    "observing",
+    "polling",
+    "refreshing",
+    "reserving",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +154,9 @@ class Request:
 
 Story = Generator[Ask, object, Verdict]
 
+POLL_PATIENCE = 5.0
+"""Seconds to wait for somebody else's poll as long as nothing is known at all."""
+
 
 def reserving(request: Request) -> Story:
     """Reserve, waiting and polling as needed. Returns `Granted`.
@@ -161,14 +177,19 @@ def reserving(request: Request) -> Story:
                 error = yield from polling(claim)
                 continue
             case Pending(facts=facts, seconds=delay):
+                # The first reading of all is worth a wait even to those who never wait,
+                # as it is to the one who makes the poll.
                 reason, polled = "a poll is under way", True
+                delay = min(delay, max(POLL_PATIENCE, request.max_wait) - waited)
+                if delay <= 0.0:
+                    return (yield from _refuse(request, verdict, error, now))
             case Later(facts=facts, delay=delay, reason=reason, slot=slot):
                 pass
             case Spent(facts=facts, polled=polled):
                 delay, reason = _patience(request, verdict), "part of the spend is not confirmed"
             case _:
                 return (yield from _refuse(request, verdict, error, now))
-        if delay > request.max_wait - waited:
+        if delay > request.max_wait - waited and not isinstance(verdict, Pending):
             return (yield from _refuse(request, verdict, error, now))
         yield Tell(_delayed(request, facts, delay, reason))
         undo = None if slot is None else GiveBack(request.priority, slot, request.cost)
@@ -216,9 +237,7 @@ def observing(
     return answer.error
 
 
-def _refuse(
-    request: Request, verdict: object, error: ProviderError | None, now: float
-) -> Story:
+def _refuse(request: Request, verdict: object, error: ProviderError | None, now: float) -> Story:
     """Tell the refusal and raise it; in shadow mode let the call go all the same."""
     refusal = _refusal(request, verdict)
     if isinstance(verdict, Spent):

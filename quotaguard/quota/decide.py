@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quotaguard.errors import RefusalFacts
-from quotaguard.quota.account import Books, Terms, Verdict
+from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict
 from quotaguard.quota.allotment import Lane
-from quotaguard.quota.account import UNLIMITED_LANE
 from quotaguard.quota.lines import share_left, wait_for
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.polls import REFUSED_EVERY
@@ -83,8 +82,10 @@ def _judge_meter(
     promised: bool,
 ) -> Verdict | None:
     meter, mine = books.meter(name), terms.meters[name]
+    if not count:
+        return None
     unread = _unread(books, name, count, priority, now, terms)
-    if unread is not None or not count:
+    if unread is not None:
         return unread
     if meter.blocked and now.fast < meter.probe_at:
         facts = _facts(books, name, count, priority, now, terms)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from quotaguard.errors import ProviderError, StatsForbidden
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.decide import judge, lanes
-from quotaguard.quota.events import Drifted, Event, Polled, PollFailed
+from quotaguard.quota.events import PollFailed
+from quotaguard.quota.observing import Observe, ladder
 from quotaguard.quota.polls import REFUSED_EVERY, Claim
-from quotaguard.quota.readings import Moment, Reading, amount, nothing
+from quotaguard.quota.readings import Moment, nothing
 from quotaguard.quota.verdicts import (
     Done,
     Due,
@@ -34,9 +35,6 @@ __all__ = [
     "Touch",
     "Unblocked",
 ]
-
-POLL_THETA = 0.25
-"""The next poll comes when a quarter of the remainder is gone at today's pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +59,21 @@ class Reserve:
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Decide, and charge if the call goes."""
-        urgent = books.asked == -math.inf or _urgent(books, self.cost, now, terms)
-        if self.may_poll and books.polls.due(now, terms.polls, urgent=urgent):
+        if self.may_poll and self._poll_due(books, now, terms):
             claim = books.polls.claim(self.name, now, terms.polls)
             return Posted(Due(claim))
         promised = self.slot is not None
         verdict = judge(books, self.cost, self.priority, now, terms, promised=promised)
         if verdict is None or self.forced:
             return self._grant(books, now, terms)
-        return Posted(self._plan(books, verdict, now, terms), events=_ladder(books, now, terms))
+        return Posted(self._plan(books, verdict, now, terms), events=ladder(books, now, terms))
+
+    def _poll_due(self, books: Books, now: Moment, terms: Terms) -> bool:
+        """Whether to poll first; a call that would be refused may use the polls kept for it."""
+        if now.fast < books.polls.next:
+            return False
+        urgent = judge(books, self.cost, self.priority, now, terms) is not None
+        return books.polls.due(now, terms.polls, urgent=urgent)
 
     def _grant(self, books: Books, now: Moment, terms: Terms) -> Posted:
         probes = []
@@ -85,7 +89,7 @@ class Reserve:
         events = books.crossed(self.cost, now, terms)
         for name, count in self.cost.items():
             books.meters[name].held -= count  # entered by post, with the lanes
-        events.extend(_ladder(books, now, terms))
+        events.extend(ladder(books, now, terms))
         return Posted(Granted(tuple(probes)), dict(self.cost), ahead, tuple(events))
 
     def _plan(self, books: Books, verdict: Verdict, now: Moment, terms: Terms) -> Verdict:
@@ -110,40 +114,21 @@ class Reserve:
         return verdict
 
 
-def _urgent(books: Books, cost: Mapping[str, int], now: Moment, terms: Terms) -> bool:
-    """Whether a poll is worth one of those kept for news: a call would be refused."""
-    return judge(books, cost, "", now, terms) is not None
-
-
-def _ladder(books: Books, now: Moment, terms: Terms) -> tuple[Event, ...]:
-    """Tell once when the readings become stale or expired, or fresh again."""
-    if books.asked == -math.inf:
-        return ()
-    age = now.fast - books.asked_fast
-    longest = max(float(mine.policy.max_age) for mine in terms.meters.values())  # type: ignore[arg-type] # seconds
-    if age > longest:
-        state = "expired"
-    elif age > 2.0 * terms.polls.longest:
-        state = "stale"
-    else:
-        state = "fresh"
-    reason = f"the last reading is {age:,.0f} s old"
-    if books.polls.reason:
-        reason += f"; polls fail: {books.polls.reason}"
-    return tuple(books.degraded(state, reason, terms))
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Say what `Reserve` would; charge nothing, hand out nothing."""
+    """Say what `Reserve` would; charge nothing. Lanes let the next ones be quick."""
 
     cost: Mapping[str, int]
     priority: str
+    lanes: Mapping[str, int] = field(default_factory=nothing)
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Look only."""
         verdict = judge(books, self.cost, self.priority, now, terms)
-        return Posted(Granted() if verdict is None else verdict)
+        if verdict is not None:
+            return Posted(verdict)
+        ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, nothing())
+        return Posted(Granted(), lanes=ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +138,7 @@ class Touch:
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Nothing else: the report came with it."""
         events = books.crossed(books.meters, now, terms)
-        return Posted(Done(), events=(*events, *_ladder(books, now, terms)))
+        return Posted(Done(), events=(*events, *ladder(books, now, terms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,131 +222,7 @@ class PollLost:
             failures=polls.failures,
             retry_in=None if polls.stopped else polls.next - now.fast,
         )
-        return Posted(Done(polls.next - now.fast), events=(failed, *_ladder(books, now, terms)))
-
-
-@dataclass(frozen=True, slots=True)
-class Observe:
-    """Take in the reading that the poll of this claim brought.
-
-    trusted: the user asked for it, good news needs no second reading.
-    """
-
-    claim: Claim
-    reading: Reading
-    jitter: float = 0.0
-    trusted: bool = False
-
-    def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
-        """Reconcile every meter that the reading names."""
-        events: list[Event] = []
-        if self._period(books, events, terms):
-            self._meters(books, terms, events)
-            books.slots.clear()
-            events.extend(books.crossed(self._named(terms), now, terms))
-        interval = _interval(books, now, terms)
-        books.polls.succeeded(self.claim, now, interval, self.jitter)
-        events.append(self._polled(books, interval, terms))
-        events.extend(_ladder(books, now, terms))
-        return Posted(Done(interval), events=tuple(events))
-
-    def _named(self, terms: Terms) -> dict[str, int]:
-        return {name: 0 for name in self.reading.usages if name in terms.meters}
-
-    def _period(self, books: Books, events: list[Event], terms: Terms) -> bool:
-        """Open the period that the reading names; False if the reading is of an old one."""
-        told, asked = self.reading.period, self.claim.asked
-        if told.end is None or told == books.period:
-            if told.end is not None:
-                books.live = asked.wall < told.end
-            return True
-        if asked.slow < books.asked:
-            return False
-        if told == books.ended and told.end is not None:
-            # We turned by the clock and they have not yet. Wait for them as long as
-            # an answer may lag; then believe that the period goes on.
-            paranoid = max(mine.paranoid for mine in terms.meters.values())
-            if asked.wall <= told.end + told.skew + paranoid:
-                return False
-        first = books.asked == -math.inf
-        # After a turn by the clock the period in the books is a guess, told already.
-        guessed = books.ended is not None and not books.live
-        if not first:
-            books.ended = books.ended if guessed else books.period
-            for meter in books.meters.values():
-                meter.forget()
-                meter.read = False
-        books.period = told
-        books.live = told.end is not None and asked.wall < told.end
-        if not first and not guessed:
-            events.append(books.turned(terms, seen=True))
-        return True
-
-    def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
-        asked = self.claim.asked
-        newest = asked.slow >= books.asked
-        if books.cold_from is not None and asked.slow > books.cold_from + terms.settled:
-            books.cold_from = None
-        for name in self._named(terms):
-            usage, mine = self.reading.usages[name], terms.meters[name]
-            meter = books.meter(name)
-            first, drift = not meter.read, meter.drift
-            meter.observe(usage, asked, mine, trusted=self.trusted)
-            if first and usage.limit is not None:
-                share = int(mine.policy.cold_reserve * usage.limit)
-                meter.cold = max(0, min(share, (usage.limit - usage.used) // 4))
-            if meter.drift > drift:
-                events.append(self._drifted(name, meter.drift, terms))
-        if newest:
-            books.asked, books.asked_fast = asked.slow, asked.fast
-            books.asked_wall = asked.wall
-
-    def _drifted(self, name: str, drift: int, terms: Terms) -> Drifted:
-        scale = terms.meters[name].meter.scale
-        return Drifted(
-            provider=terms.provider,
-            account=terms.account,
-            meter=name,
-            drift=amount(drift, scale),
-            used=amount(self.reading.usages[name].used, scale),
-        )
-
-    def _polled(self, books: Books, interval: float, terms: Terms) -> Polled:
-        used, limit = {}, {}
-        for name in self._named(terms):
-            usage, scale = self.reading.usages[name], terms.meters[name].meter.scale
-            used[name] = amount(usage.used, scale)
-            limit[name] = None if usage.limit is None else amount(usage.limit, scale)
-        return Polled(
-            provider=terms.provider,
-            account=terms.account,
-            used=used,
-            limit=limit,
-            period_end=books.period.ends_at,
-            next_poll=interval,
-        )
-
-
-def _interval(books: Books, now: Moment, terms: Terms) -> float:
-    """Return the seconds to the next poll: sooner the faster a remainder shrinks."""
-    polls = terms.polls
-    interval = polls.longest
-    for name, meter in books.meters.items():
-        mine = terms.meters[name]
-        if meter.uncertain:
-            interval = polls.shortest
-        if meter.limit is None or not meter.read:
-            continue
-        remaining = meter.limit + mine.overage - meter.gate(now.fast, mine)
-        rate = meter.own_rate(now) + meter.rise
-        if remaining > 0 and rate > 0:
-            interval = min(interval, POLL_THETA * remaining / rate)
-        if meter.blocked:
-            exact = meter.blocked_at + mine.settled - now.slow
-            interval = min(interval, max(polls.shortest, exact))
-    if books.ended is not None and not books.live and books.period.end is not None:
-        interval = min(interval, max(polls.shortest, 30.0))
-    return max(polls.shortest, min(interval, polls.longest))
+        return Posted(Done(polls.next - now.fast), events=(failed, *ladder(books, now, terms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,5 +264,3 @@ class Pause:
         """Hold sends, the longest pause counts."""
         books.paused = max(books.paused, now.fast + self.seconds)
         return Posted(Done())
-
-

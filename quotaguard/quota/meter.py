@@ -28,8 +28,12 @@ from quotaguard.quota.readings import Amount, Meter, Moment, Usage, units
 
 __all__ = ["MeterBooks", "MeterTerms"]
 
-SAMPLES = 64
-"""Samples of *spent* that are kept; older ones are thinned, which rounds down."""
+SAMPLES = 32
+"""Samples of *spent* that are kept; older ones are thinned, which rounds down.
+
+A tick is a sixteenth of the lag, so the newest half spans the lag; an account of
+three busy meters stays under 16 KiB.
+"""
 
 POLLS_KEPT = 16
 

@@ -779,6 +779,23 @@ def test_a_missing_category_is_left_out(provider: FullContact) -> None:
     assert len(reading.extra["unreadable"]) == 3
 
 
+def test_misses_and_totals_that_are_not_told_have_no_limit(provider: FullContact) -> None:
+    """What is counted for information must not close a call whose matches are known."""
+    said = stats()
+    del said["stats"]["person"]["enrichment"]["misses"]
+    del said["stats"]["person"]["enrichment"]["total"]
+    reading = read(provider, said)
+    assert reading.usages[f"{PERSON}.misses"] == Usage(0, None)
+    assert reading.usages[f"{PERSON}.total"] == Usage(0, None)
+
+
+def test_a_broken_misses_metric_is_left_out(provider: FullContact) -> None:
+    """What is told but cannot be read may have a limit: it stays unknown."""
+    said = stats()
+    said["stats"]["person"]["enrichment"]["misses"] = {"count": -1, "quota": 10}
+    assert f"{PERSON}.misses" not in read(provider, said).usages
+
+
 def test_a_whole_number_may_have_a_decimal_point(provider: FullContact) -> None:
     """JSON has one kind of number; 12.0 is 12."""
     assert matches_of(provider, count=12.0, quota=1e3) == Usage(12, 1000)
@@ -1006,7 +1023,12 @@ def check_reading(provider: FullContact, reading: Reading) -> None:
     assert isinstance(reading.period.starts_at, datetime | None)
     assert isinstance(reading.period.ends_at, datetime | None)
     missing = {f"stats.{name}" for name in set(provider.meters) - set(reading.usages)}
-    assert missing == set(reading.extra.get("unreadable", ())) - {"period"}
+    told = set(reading.extra.get("unreadable", ())) - {"period"}
+    assert missing <= told
+    for path in told - missing:
+        usage = reading.usages[path.removeprefix("stats.")]
+        assert not path.endswith(".matches")
+        assert (usage.used, usage.limit) == (0, None)
 
 
 @settings(max_examples=EXAMPLES)

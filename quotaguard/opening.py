@@ -1,0 +1,59 @@
+"""How a reservation asks the books, and what it remembers of being refused."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from quotaguard.ledgers import Denial
+from quotaguard.quota.admission import Request
+
+if TYPE_CHECKING:
+    from quotaguard.errors import Refusal
+    from quotaguard.reservation import Reservation
+
+__all__ = ["remember", "request_of"]
+
+
+def request_of(wanting: Reservation) -> Request:
+    """Return what *wanting* asks the books for: not what it has borrowed.
+
+    Raises:
+        ConfigError: a meter, a count, the priority or max_wait is none.
+    """
+    spending = wanting._spending
+    spending.rank(wanting.priority)
+    need = wanting._cost = spending.units_of(wanting._cost)
+    if wanting._borrowed is not None:
+        lent = wanting._borrowed[1]
+        need = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+    return Request(
+        name=f"{wanting._holder.name}.{wanting.id}",
+        cost=need,
+        priority=wanting.priority,
+        max_wait=_patience(wanting),
+        at=spending.fast(),
+        on_exhausted=spending.policy.on_exhausted,
+        shadow=spending.policy.shadow,
+        lanes=dict.fromkeys(wanting._holder.allotment.purses, 0),
+    )
+
+
+def _patience(wanting: Reservation) -> float:
+    spending, own = wanting._spending, wanting._max_wait
+    return spending.max_wait if own is None else spending.wait(own)
+
+
+def remember(wanting: Reservation, refusal: Refusal) -> None:
+    """Keep the refusal for those who ask the same, until it may no longer be true."""
+    facts, holder = refusal.facts, wanting._holder
+    if not refusal.stays or len(wanting._cost) != 1 or facts.meter not in wanting._cost:
+        return
+    wait = _patience(wanting)
+    if facts.retry_after is None and wanting._spending.policy.on_exhausted != "wait":
+        wait = math.inf
+    count = wanting._cost[facts.meter]
+    denial = Denial(count, wait, refusal.stays, type(refusal), facts)
+    with holder.lock:
+        if holder.queue.changes == wanting._changes:
+            holder.denials[facts.meter, wanting.priority] = denial

@@ -1,0 +1,146 @@
+"""D and E: cost and memory as calls and accounts grow."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from time import perf_counter_ns
+
+from decisions import SETTLED
+from guards import COST, FAR_OFF, METER, warmed
+from quotaguard import Guard, MemoryLedger
+from timing import FLOOR, Figures, Run, Scale, Section, floor, loop, ratio, span, uncollected
+
+CHUNK = 1_000
+"""Calls in one timed loop: few, so that the depth hardly changes meanwhile."""
+
+KEPT = 100_000
+"""A guard that deep is timed again and again; a shallower one is made anew."""
+
+
+def _deep(depth: int) -> Guard:
+    guard = warmed(FAR_OFF.guard())
+    for _ in range(depth - 1):
+        with guard.reserve(COST) as reservation:
+            reservation.settle(COST)
+    return guard
+
+
+def _timed(run: Run, calls: int) -> float:
+    gc.collect()
+    return run(calls) / calls
+
+
+def calls(scale: Scale) -> Section:
+    """D: a guard that has seen one call, and one that has seen a million."""
+    depths = [depth for depth in (1, 1_000, 100_000, 1_000_000) if depth <= scale.depth]
+    kept = {depth: _deep(depth) for depth in depths if depth >= KEPT}
+    low, chunk = floor(), min(CHUNK, scale.calls)
+    figures: Figures = {FLOOR: [], **{str(depth): [] for depth in depths}}
+    for repeat in range(scale.repeats):
+        figures[FLOOR].append(_timed(low, chunk))
+        start = repeat % len(depths)
+        for depth in (*depths[start:], *depths[:start]):
+            guard = kept.get(depth) or _deep(depth)
+            figures[str(depth)].append(_timed(loop(SETTLED, guard=guard), chunk))
+    rows = []
+    for depth in depths:
+        spent = figures[str(depth)]
+        of_first, of_floor = ratio(spent, figures["1"]), ratio(spent, figures[FLOOR])
+        rows.append((f"{depth:,}", span(spent), f"{of_floor:.1f}x", f"{of_first:.2f}x"))
+    grown = _grown(scale.depth)
+    notes = (
+        f"Memory after {scale.depth:,} more calls of a guard that had seen {CHUNK:,}: "
+        f"{grown:+,} bytes (tracemalloc), {grown / scale.depth:+.4f} a call."
+    )
+    heads = ("calls before", "ns/call min / median / max", "x floor", "x the first calls")
+    return Section("D. The millionth call", heads, rows, notes)
+
+
+def _grown(depth: int) -> int:
+    guard = _deep(CHUNK)
+    run = loop(SETTLED, guard=guard)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        run(CHUNK)
+        before = tracemalloc.get_traced_memory()[0]
+        run(depth)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+# -- accounts -----------------------------------------------------------------
+
+
+def _opened(keys: Iterable[str]) -> list[Guard]:
+    """Return a guard for every key, its reading read, in one ledger."""
+    ledger = MemoryLedger()
+    return [warmed(FAR_OFF.guard(key, ledger=ledger)) for key in keys]
+
+
+def _touring(guards: Sequence[Guard], rounds: int) -> float:
+    """Call every guard in turn; return nanoseconds per call."""
+    with uncollected():
+        start = perf_counter_ns()
+        for _ in range(rounds):
+            for guard in guards:
+                with guard.reserve({METER: 1}) as reservation:
+                    reservation.settle({METER: 1})
+        return (perf_counter_ns() - start) / (rounds * len(guards))
+
+
+def accounts(scale: Scale) -> Section:
+    """E: one account, and ten thousand in one process, each with its guard."""
+    sizes = [size for size in (1, 100, 10_000) if size <= scale.accounts]
+    crowds: dict[int, list[Guard]] = {}
+    held: dict[int, float] = {}
+    _opened(["the first one pays for what is made once"])
+    for size in sizes:
+        keys = [f"key-{number}" for number in range(size)]
+        gc.collect()
+        tracemalloc.start()
+        try:
+            crowds[size] = _opened(keys)
+            gc.collect()
+            held[size] = tracemalloc.get_traced_memory()[0] / size
+        finally:
+            tracemalloc.stop()
+    return _accounts_told(sizes, crowds, held, scale)
+
+
+def _accounts_told(
+    sizes: Sequence[int], crowds: dict[int, list[Guard]], held: dict[int, float], scale: Scale
+) -> Section:
+    figures: dict[int, list[float]] = {size: [] for size in sizes}
+    for guards in crowds.values():
+        _touring(guards, 1)
+    for repeat in range(min(scale.repeats, 9)):
+        start = repeat % len(sizes)
+        for size in (*sizes[start:], *sizes[:start]):
+            rounds = max(1, min(scale.calls, scale.accounts) // size)
+            figures[size].append(_touring(crowds[size], rounds))
+    rows = []
+    for size in sizes:
+        flat = ratio(figures[size], figures[sizes[0]])
+        kept = "kept" if held[size] < 16 * 1024 else "**missed**"
+        rows.append(
+            (
+                f"{size:,}",
+                span(figures[size]),
+                f"{flat:.2f}x",
+                f"{held[size]:,.0f}",
+                f"< 16 KiB: {kept}",
+            )
+        )
+    middle = statistics.median(figures[sizes[-1]])
+    notes = (
+        "One ledger and one guard per account, seven meters each, called in turn; the memory is "
+        f"the guard's and its books'. {sizes[-1]:,} accounts: {1e9 / middle:,.0f} calls/s."
+    )
+    heads = ("accounts", "ns/call min / median / max", "x one account", "bytes each", "target")
+    return Section("E. Ten thousand accounts", heads, rows, notes)
