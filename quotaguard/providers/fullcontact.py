@@ -278,7 +278,8 @@ class FullContact:
 
 def _number(text: str | None) -> float | None:
     """Return a plain number of a header; a date needs a clock and is none."""
-    return float(text) if text is not None and _NUMBER.fullmatch(text) else None
+    said = (text or "").strip()
+    return float(said) if _NUMBER.fullmatch(said) else None
 
 
 def _pause(outcome: Outcome) -> tuple[Evidence, ...]:
