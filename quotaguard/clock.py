@@ -24,6 +24,9 @@ class Clock(Protocol):
     def fast(self) -> float:
         """Return the `Moment.fast` of now; called for every guarded call."""
 
+    def slow(self) -> float:
+        """Return the `Moment.slow` of now; called whenever a call is settled."""
+
     def wait(self, wake: threading.Event, seconds: float) -> None:
         """Return after *seconds*, or as soon as *wake* is set."""
 
@@ -40,6 +43,7 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
+        self.slow = time.monotonic
         self.fast = _boottime if sys.platform == "linux" else _JumpedMonotonic()
 
     def now(self) -> Moment:

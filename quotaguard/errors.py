@@ -79,6 +79,13 @@ class RefusalFacts:
     reason: str = ""
 
 
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes:02} min ({seconds:,.0f} s)"
+
+
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
@@ -141,7 +148,7 @@ class Refusal(QuotaGuardError):
     def _next(self) -> str:
         facts = self.facts
         if facts.retry_after is not None:
-            return f"Try again in {facts.retry_after:,.1f} s"
+            return f"Try again in {_span(facts.retry_after)}"
         return "Raise the limit with the provider, or wait for the next period"
 
     def _reset(self) -> str:
@@ -165,7 +172,7 @@ class QuotaExhausted(Refusal):
         if facts.retry_after is not None:
             return (
                 f"Part of this is not yet confirmed: try again in "
-                f"{facts.retry_after:,.1f} s. The period ends {self._reset()}"
+                f"{_span(facts.retry_after)}. The period ends {self._reset()}"
             )
         if facts.limit == 0:
             return (
@@ -210,7 +217,7 @@ class QuotaUnknown(Refusal):
         facts = self.facts
         again = ""
         if facts.retry_after is not None:
-            again = f"The next poll comes in {facts.retry_after:,.1f} s. "
+            again = f"The next poll comes in {_span(facts.retry_after)}. "
         return (
             f"{again}Look at the provider's stats endpoint and the key, or choose "
             'Policy(on_unknown="open") or Policy(on_stale="open")'

@@ -251,7 +251,7 @@ class Guard:
         spending = self._spending
         counted = spending.units_of(spending.cost_of(cost))
         with spending.holder.lock:
-            spending.holder.allotment.record(counted)
+            spending.holder.allotment.record(counted, spending.slow())
         spending.post(Touch())
 
     def standing(self) -> Standing:

@@ -262,11 +262,13 @@ class Reservation:
         with holder.lock:
             if self._void():
                 return
+            at = self._spending.slow()
             purses = holder.allotment.purses
             freed = under = False
             for meter, count in self._cost.items():
                 purse = purses[meter]
                 used = spent.get(meter, 0)
+                purse.at = at
                 purse.opened -= count
                 purse.spent += used
                 if used < count:

@@ -86,6 +86,7 @@ class Spending:
         self.holder = holder
         self.clock = clock
         self.fast = clock.fast
+        self.slow = clock.slow
         self.stats = stats
         self.background = background
         self.max_wait = float(policy.max_wait)  # type: ignore[arg-type] # a Policy holds seconds

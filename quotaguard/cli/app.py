@@ -28,12 +28,12 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's way to call it
 
 @app.callback()
 def _quotaguard(
-    _version: Annotated[
+    _asked: Annotated[
         bool,
         typer.Option(
             "--version", callback=_version, is_eager=True, help="Print the version and leave."
         ),
-    ] = False,
+    ] = False,  # noqa: FBT002 - an option on the command line
 ) -> None:
     """Keep calls of metered APIs within their quota."""
 

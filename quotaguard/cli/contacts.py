@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -81,14 +81,13 @@ class Lines:
 
 
 class Contacts:
-    """A CSV file of contacts. Every iteration reads the file anew.
+    """A CSV file of contacts, which is never held in memory as a whole.
 
     columns: the names in its first line; one of them is ``email``, in any case.
     taken: names that the results add, and that the file may not have.
 
     Raises:
-        FileFault: there is no such file, or no email column; while it is iterated
-            over: a row cannot be read. Those before it have been given out.
+        FileFault: there is no such file, or no email column.
     """
 
     def __init__(self, path: Path, taken: tuple[str, ...] = ()) -> None:
@@ -111,7 +110,12 @@ class Contacts:
             raise FileFault(f"{path} has a column {mine!r}: it is a result, not an input")
         self._email = names.index(EMAIL)
 
-    def __iter__(self) -> Iterator[Contact]:
+    def rows(self) -> Generator[Contact, None, None]:
+        """Read the rows, one by one.
+
+        Raises:
+            FileFault: the next row cannot be read.
+        """
         with self._open() as file:
             lines = Lines(file, self.path.name)
             records = _records(lines)
@@ -128,7 +132,7 @@ class Contacts:
         """Return the number of contacts, up to a row that cannot be read."""
         rows = 0
         try:
-            for _ in self:
+            for _ in self.rows():
                 rows += 1
         except FileFault:
             # It is told when its turn comes; the rows before it are good.

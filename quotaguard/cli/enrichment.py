@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import httpx
@@ -77,8 +78,8 @@ class Job:
     """Enriches contacts, each row once, the same email with one call.
 
     client: has the guard in it, and *wire* below the guard. counts: rows by what
-    became of them: matched, missed, repeated, refused, failed, skipped, done (by an
-    earlier run), unreached. stopped: set by whoever interrupts the run.
+    became of them: matched, missed, repeated, refused, failed, no email, done before
+        (by an earlier run), not reached. stopped: set by whoever interrupts the run.
     """
 
     def __init__(
@@ -114,18 +115,18 @@ class Job:
         ]
         for worker in crew:
             worker.start()
-        rows, fault = iter(contacts), None
-        try:
-            self._feed(rows, 4 * threads, watch)
-        except FileFault as said:
-            fault = said
-        for _ in crew:
-            self._errands.put(None)
-        self._finish(crew, watch)
-        if self.stopped.is_set():
-            self._leave(rows)
-        if self._fault or fault:
-            raise self._fault or fault  # type: ignore[misc] # one of them is one
+        with closing(contacts.rows()) as rows:
+            try:
+                self._feed(rows, 4 * threads, watch)
+            except FileFault as fault:
+                self._fault = self._fault or fault
+            for _ in crew:
+                self._errands.put(None)
+            self._finish(crew, watch)
+            if self.stopped.is_set():
+                self._leave(rows)
+        if self._fault is not None:
+            raise self._fault
 
     # -- the main thread ---------------------------------------------------------
 
@@ -147,9 +148,9 @@ class Job:
         """End a row that needs no call, or see that one is made for it."""
         with self._lock:
             if self._enriched.takes_over(contact):
-                self.counts["done"] += 1
+                self.counts["done before"] += 1
             elif not contact.email:
-                self._refuse(contact, "skipped", "no email")
+                self._refuse(contact, "no email", "no email")
             elif contact.who in self._enriched.known:
                 self._enrich(contact, self._enriched.known[contact.who], "repeated")
             elif contact.who in self._flying:
@@ -161,11 +162,9 @@ class Job:
     def _finish(self, crew: list[threading.Thread], watch: Callable[[], None]) -> None:
         """Wait for what is under way; interrupted, only for calls that have gone out."""
         deadline = None
-        while any(worker.is_alive() for worker in crew):
+        while alive := [worker for worker in crew if worker.is_alive()]:
             watch()
-            crew[0].join(TICK)
-            if crew[0].is_alive() or not self.stopped.is_set():
-                crew.append(crew.pop(0))
+            alive[0].join(TICK)
             if self.stopped.is_set():
                 self._wire.stop()
                 deadline = deadline or time.monotonic() + GRACE
@@ -183,14 +182,14 @@ class Job:
             for errand in flying.values():
                 for contact in errand.contacts:
                     said = "no answer yet; it may be billed" if errand.sent else NOT_REACHED
-                    self._refuse(contact, "unreached", said)
+                    self._refuse(contact, "not reached", said)
             if self._fault is not None:
                 return
             for contact in rows:
                 if self._enriched.takes_over(contact):
-                    self.counts["done"] += 1
+                    self.counts["done before"] += 1
                 else:
-                    self._refuse(contact, "unreached", NOT_REACHED)
+                    self._refuse(contact, "not reached", NOT_REACHED)
 
     # -- the crew ----------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,7 +97,7 @@ class Enriched:
             self._file.write(b"\n")
         self._file.flush()
 
-    def _rows(self, reader: csv.Reader, lines: Lines) -> int:
+    def _rows(self, reader: Iterator[list[str]], lines: Lines) -> int:
         """Take over whole rows; return the offset at which a torn one begins, or the end."""
         end = lines.offset
         own = len(self._columns) - len(ADDED)

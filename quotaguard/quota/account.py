@@ -129,7 +129,7 @@ class Books:
         tallies = self.holders.setdefault(holder, {})
         for name, tally in report.items():
             last = tallies.get(name, _NONE)
-            if tally == last:
+            if tally[:4] == last[:4]:
                 continue
             meter = self.meter(name)
             # Drawn units are entered when granted; a record draws on its own.
@@ -137,8 +137,9 @@ class Books:
             cleared = max(tally.cleared, last.cleared)
             meter.held += (drawn - last.drawn) - (cleared - last.cleared)
             spent, unknown = max(tally.spent, last.spent), max(tally.unknown, last.unknown)
-            meter.resolve(spent - last.spent, unknown - last.unknown, now, terms.meters[name])
-            tallies[name] = Tally(drawn, cleared, spent, unknown)
+            at = min(tally.at, now.slow)
+            meter.resolve(spent - last.spent, unknown - last.unknown, at, terms.meters[name])
+            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0)
 
     def _hold(self, holder: str, posted: Posted) -> None:
         """Enter what was granted: it counts as spent until it is cleared."""
@@ -231,7 +232,7 @@ class Books:
             priority=priority,
             requested=amount(requested, scale),
             limit=None if meter is None or meter.limit is None else amount(meter.limit, scale),
-            used=None if meter is None else amount(meter.known() + meter.held, scale),
+            used=None if meter is None else amount(meter.likely() + meter.held, scale),
             headroom=None if room is None else amount(max(0, room), scale),
             margin=amount(margin, scale),
             resets_at=self.period.ends_at if self.live else None,
@@ -245,7 +246,7 @@ class Books:
             meter, mine = self.meters[name], terms.meters[name]
             if not meter.limit or not meter.read:
                 continue
-            used = meter.known() + meter.held
+            used = meter.likely() + meter.held
             share = used / meter.limit
             passed = [at for at in mine.policy.warn_at if meter.warned < at <= share]
             if not passed:
@@ -306,7 +307,7 @@ class Books:
         return Books.of(self.state())
 
 
-_NONE = Tally()
+_NONE = Tally(at=0.0)
 
 
 def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None

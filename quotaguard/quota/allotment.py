@@ -13,6 +13,7 @@ rules are here:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,12 +24,17 @@ __all__ = ["Allotment", "Lane", "Purse", "Tally"]
 
 
 class Tally(NamedTuple):
-    """A holder's cumulative units of one meter, as it reports them to the books."""
+    """A holder's cumulative units of one meter, as it reports them to the books.
+
+    at: the slow clock when the newest of *spent* was resolved; a report may come
+    much later, and must not make an old charge look young for longer than it is.
+    """
 
     drawn: int = 0
     cleared: int = 0
     spent: int = 0
     unknown: int = 0
+    at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Purse:
     """A holder's units of one meter."""
 
     __slots__ = (
+        "at",
         "cleared",
         "drawn",
         "end",
@@ -66,6 +73,7 @@ class Purse:
         self.drawn = self.cleared = self.spent = self.unknown = 0
         self.opened = 0
         self.taken = 0
+        self.at = math.inf
         self.room: Mapping[str, int] = NOTHING
         self.end = 0.0
         self.headroom: int | None = None
@@ -101,7 +109,8 @@ class Allotment:
             purse.taken = 0
             purse.end = 0.0
             purse.room = NOTHING
-            told[meter] = Tally(purse.drawn, purse.cleared, purse.spent, purse.unknown)
+            at = min(purse.at, now.slow)
+            told[meter] = Tally(purse.drawn, purse.cleared, purse.spent, purse.unknown, at)
         return told
 
     def accept(self, cost: Mapping[str, int], lanes: Mapping[str, Lane]) -> None:
@@ -141,18 +150,24 @@ class Allotment:
                 return False
         return True
 
-    def settle(self, cost: Mapping[str, int], actual: Mapping[str, int]) -> None:
-        """End a reservation of *cost* that spent *actual*, meters left out nothing."""
+    def settle(
+        self, cost: Mapping[str, int], actual: Mapping[str, int], at: float = math.inf
+    ) -> None:
+        """End a reservation of *cost* that spent *actual*, meters left out nothing.
+
+        at: the slow clock of now; without it the charge is as young as the report.
+        """
         for meter, count in cost.items():
             spent = actual.get(meter, 0)
             purse = self.purses[meter]
+            purse.at = at
             purse.opened -= count
             purse.spent += spent
             purse.cleared += min(spent, count)
             purse.taken -= count - min(spent, count)
         for meter, spent in actual.items():
             if spent and meter not in cost:
-                self.record({meter: spent})
+                self.record({meter: spent}, at)
 
     def give_up(self, cost: Mapping[str, int], until: float) -> None:
         """End a reservation whose outcome is unknown: held until *until* (slow clock).
@@ -169,10 +184,11 @@ class Allotment:
         self._second = until
         self.lapses.append((until, cost))
 
-    def record(self, cost: Mapping[str, int]) -> None:
+    def record(self, cost: Mapping[str, int], at: float = math.inf) -> None:
         """Count units that were spent elsewhere."""
         for meter, count in cost.items():
             purse = self.purse(meter)
+            purse.at = at
             purse.drawn += count
             purse.cleared += count
             purse.spent += count
@@ -185,6 +201,7 @@ class Allotment:
                 continue
             for meter, count in cost.items():
                 purse = self.purse(meter)
+                purse.at = now.slow
                 purse.opened -= count
                 purse.spent += count
                 purse.unknown += count

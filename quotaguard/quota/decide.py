@@ -25,6 +25,9 @@ CAUTIOUS = 0.25
 CAUTIOUS_BEST = 0.5
 """Shares of the last seen remainder that may be spent blind: normal, and critical."""
 
+INSTANT = 1e-6
+"""Seconds that Unix time as a float cannot tell apart: to wait for them has no end."""
+
 LONGEST_LANE = 5.0
 PENDING_LANE = 0.25
 
@@ -205,6 +208,8 @@ def _line(
         left = min(left, (1.0 - slack) * share * limit - count)
     delay = wait_for(left, slack, limit, books.period, now.wall, profile)  # type: ignore[arg-type] # as above
     delay = max(delay, ahead)
+    if delay < INSTANT and count <= room:
+        return None
     facts = _facts(books, name, count, priority, now, terms)
     scale = terms.meters[name].meter.scale
     better = max(policy.slack, key=lambda other: policy.slack[other])
@@ -242,7 +247,7 @@ def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lan
         return Lane(UNLIMITED_LANE, room, end)
     whole = (books.room(name, now, terms, at=end) or 0) - taken
     top = whole
-    used = meter.known() + meter.held + taken
+    used = meter.likely() + meter.held + taken
     for at in policy.warn_at:
         if meter.warned < at:
             # The call that crosses a threshold is decided by the books, which tell.

@@ -157,6 +157,16 @@ class MeterBooks:
             return self.base + self.spent
         return self.floor + self.spent - self.unknown
 
+    def likely(self) -> int:
+        """Return the units that people should be shown as used: nothing counted twice.
+
+        Charges that a reading may or may not contain are counted once; unknown
+        outcomes in full until a reading knows better.
+        """
+        if self.floor is None:
+            return self.known()
+        return max(self.least(), min(self.known(), self.floor + self.spent))
+
     def margin(self, fast: float, terms: MeterTerms) -> int:
         """Return the units held back for spend that cannot be seen yet."""
         if terms.margin is not None:
@@ -179,12 +189,12 @@ class MeterBooks:
 
     # -- own spend --------------------------------------------------------------
 
-    def resolve(self, spent: int, unknown: int, now: Moment, terms: MeterTerms) -> None:
-        """Count units whose call has ended, as of now."""
+    def resolve(self, spent: int, unknown: int, at: float, terms: MeterTerms) -> None:
+        """Count units whose call has ended by *at* (slow clock)."""
         self.spent += spent
         self.unknown += unknown
         if spent:
-            self._sample(now.slow, terms)
+            self._sample(at, terms)
 
     def _sample(self, at: float, terms: MeterTerms) -> None:
         samples = self.samples
@@ -220,11 +230,15 @@ class MeterBooks:
             self.drift_from = self.floor
         if asked.slow < self.asked:
             return
-        self._adopt_limit(usage.limit, trusted=trusted)
+        # An entry may be posted twice, and two polls may be asked at one tick of the
+        # clock: neither confirms itself.
+        again = self.read and asked.slow == self.asked
+        self._adopt_limit(usage.limit, trusted=trusted, again=again)
         hidden = self.spent + self.held - marker
         self._rebase(usage.used - marker, terms)
-        self._refund(usage.used - self.marker(asked.slow - terms.paranoid), trusted=trusted)
-        self._watch(asked.slow, lowest, hidden, terms)
+        bound = usage.used - self.marker(asked.slow - terms.paranoid)
+        self._refund(bound, trusted=trusted, again=again)
+        self._watch(asked.slow, lowest, hidden, terms, again=again)
         self.read = True
         self.used = usage.used
         self.asked, self.asked_fast = asked.slow, asked.fast
@@ -242,7 +256,7 @@ class MeterBooks:
                 base = min(self.base, base)
         self.base = base
 
-    def _refund(self, bound: int, *, trusted: bool) -> None:
+    def _refund(self, bound: int, *, trusted: bool, again: bool) -> None:
         """Lower the floor once two readings running prove that it is too high."""
         floor = self.floor
         if floor is None or bound >= floor - self.unknown:
@@ -253,23 +267,29 @@ class MeterBooks:
             self.lower = None
         elif self.lower is None:
             self.lower = bound
+        elif again:
+            self.lower = max(bound, self.lower)
         else:
             self.floor = max(bound, self.lower) + self.unknown
             self.lower = bound
 
-    def _adopt_limit(self, limit: int | None, *, trusted: bool) -> None:
+    def _adopt_limit(self, limit: int | None, *, trusted: bool, again: bool) -> None:
         new = math.inf if limit is None else limit
         old = math.inf if self.limit is None else self.limit
         if not self.read or new <= old or trusted:
             self.limit, self.confirm = limit, None
         elif self.confirm is None:
             self.confirm = new
+        elif again:
+            self.confirm = min(new, self.confirm)
         else:
             sure = min(new, self.confirm)
             self.limit = None if sure == math.inf else int(sure)
             self.confirm = None if sure == new else new
 
-    def _watch(self, asked: float, lowest: int, hidden: int, terms: MeterTerms) -> None:
+    def _watch(
+        self, asked: float, lowest: int, hidden: int, terms: MeterTerms, *, again: bool
+    ) -> None:
         """Learn how fast others spend: the steepest rise, fading by a tenth per poll.
 
         Own units that an older reading may have missed explain part of a rise.
@@ -282,7 +302,7 @@ class MeterBooks:
                 rise = lowest - low - max(0, unseen - hidden)
                 steepest = max(steepest, rise / (asked - then))
         self.polls.append((asked, lowest, hidden))
-        self.rise = max(0.9 * self.rise, steepest)
+        self.rise = max(self.rise if again else 0.9 * self.rise, steepest)
         if self.rise * window < 0.5:
             self.rise = 0.0
 

@@ -105,7 +105,7 @@ class Observe:
             if first and usage.limit is not None:
                 share = int(mine.policy.cold_reserve * usage.limit)
                 meter.cold = max(0, min(share, (usage.limit - usage.used) // 4))
-            if meter.drift > drift:
+            if meter.drift > drift and usage.limit is not None:
                 events.append(self._drifted(name, meter.drift, terms))
         if newest:
             books.asked, books.asked_fast = asked.slow, asked.fast

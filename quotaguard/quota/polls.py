@@ -24,6 +24,9 @@ BURST = 10.0
 KEPT = 3.0
 """Polls kept for urgent news: near the limit, or the provider says exhausted."""
 
+HAIR = 1e-9
+"""Less than this is missing by rounding: the time to earn it may not move the clock."""
+
 BACKOFF_CAP = 300.0
 RETRY_AFTER_CAP = 3600.0
 FORBIDDEN_STOP = 3
@@ -92,7 +95,7 @@ class Polls:
         self._refill(now, terms)
         kept = 0.0 if urgent else min(KEPT, self._burst(terms) - 1.0)
         need = 1.0 + kept
-        if self.allowance >= need:
+        if self.allowance >= need - HAIR:
             return True
         self.next = now.fast + (need - self.allowance) * 3600.0 / terms.per_hour
         return False
@@ -151,7 +154,7 @@ class Polls:
         if self.failures:
             return self.next
         self._refill(now, terms)
-        if self.allowance < 1.0:
+        if self.allowance < 1.0 - HAIR:
             at = max(at, now.fast + (1.0 - self.allowance) * 3600.0 / terms.per_hour)
         self.next = max(now.fast, min(self.next, at))
         return self.next

@@ -119,7 +119,7 @@ def _row(books: Books, name: str, now: Moment, terms: Terms) -> Row:
     held = meter.held
     return Row(
         meter=name,
-        used=amount(meter.known(), scale),
+        used=amount(meter.likely(), scale),
         limit=None if meter.limit is None else amount(meter.limit, scale),
         reserved=amount(held, scale),
         headroom=None if room is None else amount(max(0, room), scale),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from quotaguard.errors import ConfigError
+from quotaguard.spending import SWITCH
 from quotaguard.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from quotaguard.testing.fullcontact import FakeFullContact
     from quotaguard.testing.vendor import FakeVendor
 
-__all__ = ["FakeClock", "fake"]
+__all__ = ["FakeClock", "disabled", "fake"]
 
 _FAKES = {"fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact")}
 
@@ -49,3 +52,17 @@ def fake(provider_name: str, **knobs: Any) -> FakeVendor:
     module, name = _FAKES[provider_name]
     made: FakeVendor = getattr(importlib.import_module(module), name)(**knobs)
     return made
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Let every guarded call of the process pass uncounted, and say so in one log line.
+
+    The same as the environment variable ``QUOTAGUARD_DISABLED=1``, for a block.
+    """
+    before = SWITCH.off, SWITCH.said
+    SWITCH.off, SWITCH.said = True, False
+    try:
+        yield
+    finally:
+        SWITCH.off, SWITCH.said = before

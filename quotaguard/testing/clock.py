@@ -76,6 +76,10 @@ class FakeClock:
         # Two attributes: a torn read could only show a moment that has passed.
         return FAST_START + (self._awake + self._suspended)
 
+    def slow(self) -> float:
+        """Return the `Moment.slow` of now, in seconds."""
+        return SLOW_START + self._awake
+
     def advance(self, seconds: float) -> None:
         """Let *seconds* pass on all three clocks, and end the waits that are due.
 

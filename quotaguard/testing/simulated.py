@@ -1,4 +1,4 @@
-"""Calls and a provider in simulated time: it knows every charge at once, shows it later."""
+"""Simulated time: its clock, calls, figures, and a provider that shows charges late."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
 from quotaguard.quota.calls import Cost
-from quotaguard.quota.readings import Meter, Period, Reading, Usage, nothing
+from quotaguard.quota.readings import Meter, Moment, Period, Reading, Usage, nothing
 
-__all__ = ["WALL_START", "SimulatedCall", "SimulatedProvider"]
+if TYPE_CHECKING:
+    import threading
 
-WALL_START = 1_700_000_000.0
-"""Unix time of second 0."""
+    import anyio
+
+__all__ = ["Figures", "SimulatedCall", "SimulatedProvider", "VirtualClock"]
+
+SLOW_START, FAST_START, WALL_START = 1_024.0, 2_048.0, 1_700_000_000.0
+# Apart, so that code which mixes the clocks shows itself; whole, so that times which
+# are sums of sixteenths of a second stay exact and meet in ties.
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,59 @@ class SimulatedCall:
     answered: bool = True
     charged_after: float | None = None
     unsent: bool = False
+
+
+class VirtualClock:
+    """Seconds since the start, as the three clocks show them."""
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+
+    def now(self) -> Moment:
+        """Return one reading of all three clocks."""
+        at = self.elapsed
+        return Moment(SLOW_START + at, FAST_START + at, WALL_START + at)
+
+    def slow(self) -> float:
+        """Return the `Moment.slow` of now."""
+        return SLOW_START + self.elapsed
+
+    def fast(self) -> float:
+        """Return the `Moment.fast` of now."""
+        return FAST_START + self.elapsed
+
+    def wait(self, wake: threading.Event, seconds: float) -> None:
+        """Never used: a simulated caller waits in the simulator's heap of events."""
+        raise NotImplementedError
+
+    async def await_(self, wake: anyio.Event, seconds: float) -> None:
+        """Never used, as above."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of it. Units are summed over the meters.
+
+    calls: that came. sent: that went. charged: units of own calls. foreign: units
+    that others spent. overshoot: own units charged beyond a limit. refused: calls
+    that were not sent; refusals: the same by the kind of refusal. delayed: calls
+    that waited; longest_delay: seconds, without the polls that a caller makes itself.
+    polls: stats polls that were made. utilisation: the share of its limit that the
+    tightest meter used, over all periods; 0 without a limit.
+    """
+
+    calls: int
+    sent: int
+    charged: int
+    foreign: int
+    overshoot: int
+    refused: int
+    refusals: Mapping[str, int]
+    delayed: int
+    longest_delay: float
+    polls: int
+    utilisation: float
 
 
 class _Counter:

@@ -14,7 +14,6 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, assert_never, cast
 
@@ -24,17 +23,12 @@ from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.quota.admission import Answer, Poll, Post, Sleep, Tell, polling
 from quotaguard.quota.entries import AskToPoll
 from quotaguard.quota.policy import Policy
-from quotaguard.quota.readings import Moment
 from quotaguard.quota.verdicts import Due, Granted
 from quotaguard.reservation import ASK, Reservation
 from quotaguard.spending import Spending, terms_of
-from quotaguard.testing.simulated import WALL_START, SimulatedCall, SimulatedProvider
+from quotaguard.testing.simulated import Figures, SimulatedCall, SimulatedProvider, VirtualClock
 
 if TYPE_CHECKING:
-    import threading
-
-    import anyio
-
     from quotaguard.ledgers.memory import MemoryHolder
     from quotaguard.providers import Provider
     from quotaguard.quota.account import Books, Terms
@@ -42,57 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Figures", "SimulatedCall", "SimulatedProvider", "Simulator"]
 
-SLOW_START, FAST_START = 1_024.0, 2_048.0
-# Apart, so that code which mixes the clocks shows itself; whole, so that times which
-# are sums of sixteenths of a second stay exact and meet in ties.
-
 STANDSTILL = 1_000
 # Steps of one caller at one instant after which it is said to go round in circles.
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What came of it. Units are summed over the meters.
-
-    calls: that came. sent: that went. charged: units of own calls. foreign: units
-    that others spent. overshoot: own units charged beyond a limit. refused: calls
-    that were not sent; refusals: the same by the kind of refusal. delayed: calls
-    that waited; longest_delay: seconds, without the polls that a caller makes itself.
-    polls: stats polls that were made. utilisation: the share of its limit that the
-    tightest meter used, over all periods; 0 without a limit.
-    """
-
-    calls: int
-    sent: int
-    charged: int
-    foreign: int
-    overshoot: int
-    refused: int
-    refusals: Mapping[str, int]
-    delayed: int
-    longest_delay: float
-    polls: int
-    utilisation: float
-
-
-class _VirtualClock:
-    """Seconds since the start, as the three clocks show them."""
-
-    def __init__(self) -> None:
-        self.elapsed = 0.0
-
-    def now(self) -> Moment:
-        at = self.elapsed
-        return Moment(SLOW_START + at, FAST_START + at, WALL_START + at)
-
-    def fast(self) -> float:
-        return FAST_START + self.elapsed
-
-    def wait(self, wake: threading.Event, seconds: float) -> None:
-        raise NotImplementedError  # a simulated caller waits in the heap of events
-
-    async def await_(self, wake: anyio.Event, seconds: float) -> None:
-        raise NotImplementedError  # as above
 
 
 class _Visit:
@@ -162,7 +107,7 @@ class Simulator:
     ) -> None:
         self.provider = provider
         self.policy = policy or Policy()
-        self.clock = _VirtualClock()
+        self.clock = VirtualClock()
         self.coming: Counter[str] = Counter()
         self.polled: list[float] = []
         self.process = 0

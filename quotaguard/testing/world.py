@@ -50,7 +50,8 @@ class Broken(AssertionError):  # noqa: N818 - it is a finding
 class Call(NamedTuple):
     """A call. Those that are alike are one to the search.
 
-    charged: units on the provider's books; below 0, on those of the last period.
+    charged: units on the provider's books; below 0 (-2 for one), on those of the
+        last period.
     when: the tick it was answered, or up to which a lost one may be charged.
     """
 
@@ -131,6 +132,9 @@ class Desk(Protocol):
 
     def key(self) -> tuple[object, ...]:
         """Return all that its future depends on."""
+
+    def take(self, price: int, now: int) -> bool:
+        """Reserve without the books, from what the holder has drawn."""
 
     def reserve(self, price: int, now: int) -> bool:
         """Hold *price* units on every meter, if the call may go."""
@@ -321,8 +325,11 @@ class World:
     def _reserve(self, index: int) -> None:
         call = self.calls[index]
         self._put(index, None)
-        self._post()
-        went = self.desk.reserve(call.price, self.now)
+        self.desk = self.desk.copy()
+        went = self.desk.take(call.price, self.now)
+        if not went:
+            self._post()
+            went = self.desk.reserve(call.price, self.now)
         self.calls = tuple(sorted((*self.calls, Call(OPEN, call.price) if went else call)))
         if went and self.read:
             gates = zip(self.desk.gates(self.now), self.rules.limits, strict=True)
@@ -335,14 +342,14 @@ class World:
     def _settle(self, index: int) -> None:
         _, price, charged, _ = self.calls[index]
         self.desk = self.desk.copy()
-        self.desk.settle(price, abs(charged), self.now)
+        self.desk.settle(price, _actual(charged), self.now)
         self._put(index, Call(ENDED, 0, charged, self.now) if charged > 0 else None)
 
     def _lose(self, index: int) -> None:
-        until = self.now + self.rules.late
-        self._put(index, self.calls[index]._replace(phase=LOST, when=until))
+        call, until = self.calls[index], self.now + self.rules.late
         self.desk = self.desk.copy()
-        self.desk.lose(self.calls[index].price, until, self.now)
+        self.desk.lose(call.price, until, self.now)
+        self._put(index, call._replace(phase=LOST, when=until))
 
     def _ask(self) -> None:
         self._post()
@@ -358,8 +365,7 @@ class World:
         asks = list(self.asks)
         asks.remove(asked)
         self.asks = tuple(asks)
-        truths = (Shown(used, 0, shown.period) for used in (shown.used, max(0, shown.used)))
-        self.wrong = self.wrong and shown in truths and shown.used >= 0
+        self.wrong = self.wrong and not shown.raised and shown.used >= 0
         if asked < self.newest:
             for gate, was in zip(self.desk.gates(self.now), before, strict=True):
                 _law("I11", gate >= was, f"a late answer lowered {was} to {gate}")
@@ -381,7 +387,7 @@ class World:
     def _turn(self) -> None:
         self.old = ((self.sure, -1), *self._items())
         self.sure, self.turned, self.others = 0, self.now, ()
-        calls = (call._replace(charged=-call.charged) for call in self.calls)
+        calls = (c._replace(charged=-1 - c.charged) if c.charged else c for c in self.calls)
         self.calls = tuple(sorted(call for call in calls if call.phase != ENDED))
 
     def _age(self) -> None:
@@ -423,8 +429,6 @@ class World:
             for gate, base in zip(desk.gates(self.now), rules.bases, strict=True):
                 bound = self._from(base) + least
                 _law("I2", gate >= bound, f"gate {gate} below {bound}")
-            if self.wrong or not rules.raised:
-                pass
             _law("I10", desk.limits() == list(rules.limits), f"believes {desk.limits()}")
         if desk is not before:
             desk.check(self.held)
@@ -445,7 +449,7 @@ class World:
         held = self.held
         for phase, price, charged, _ in self.calls:
             if phase == OPEN and charged:
-                desk.settle(price, abs(charged), now)
+                desk.settle(price, _actual(charged), now)
                 held -= price
             elif phase == OPEN:
                 desk.lose(price, now + rules.late, now)
@@ -468,6 +472,10 @@ class World:
         if ends is not None and self.turned < 0 and at >= ends + self.rules.skew:
             return Shown(0, 0, 1)
         return Shown(self.used, 0, int(self.turned >= 0))
+
+
+def _actual(charged: int) -> int:
+    return charged if charged >= 0 else -1 - charged
 
 
 def _law(law: str, holds: object, detail: str) -> None:

@@ -1,0 +1,247 @@
+"""``quotaguard demo``: a real job against a provider that is a fake, or against the real one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import httpx
+import typer
+from rich.console import Console
+
+from quotaguard.cli.contacts import Contacts, FileFault, bundled
+from quotaguard.cli.display import Screen, say, table
+from quotaguard.cli.enrichment import PRIORITY, Job, Wire
+from quotaguard.cli.report import Heard, closing, summary
+from quotaguard.cli.results import ADDED, REASON, Enriched, Refused, check_ours
+from quotaguard.cli.vendor import Vendor, played, real, remember
+from quotaguard.errors import ConfigError, ProviderError
+from quotaguard.guard import Guard
+from quotaguard.ledgers.memory import MemoryLedger
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["demo"]
+
+MEMORY = ".quotaguard-demo.json"
+KEEP_EVERY = 1.0
+
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        "--input", help="CSV in UTF-8 with a column 'email'. [default: 1,500 made-up people]"
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", help="Rows that were answered; added to.")]
+RefusedTo = Annotated[Path, typer.Option("--refused", help="Rows that were not, and why.")]
+Quota = Annotated[int, typer.Option("--quota", min=0, help="The fake's quota, in matches.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Calls at a time.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of whom the fake knows.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Forget earlier runs: their files are written anew.")
+]
+ProviderUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--provider-url",
+        help="Call this API instead of the fake, such as https://api.fullcontact.com; the key "
+        "comes from FULLCONTACT_API_KEY or is asked for. It spends real units.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for."""
+
+    source: Path
+    output: Path
+    refused: Path
+    quota: int
+    threads: int
+    seed: int
+    fresh: bool
+    provider_url: str | None
+
+    @property
+    def memory(self) -> Path:
+        """The fake's own books, beside the results."""
+        return self.output.with_name(MEMORY)
+
+
+def demo(
+    source: Input = None,
+    output: Output = Path("enriched.csv"),
+    refused: RefusedTo = Path("refused.csv"),
+    quota: Quota = 1000,
+    threads: Threads = 8,
+    seed: Seed = 0,
+    fresh: Fresh = False,  # noqa: FBT002 - an option on the command line
+    provider_url: ProviderUrl = None,
+) -> None:
+    """Enrich a CSV of contacts through a guarded client, up to the quota and not past it.
+
+    A fake FullContact on loopback bills the calls; another consumer spends from the
+    same quota; its stats lag. Run it again and it goes on where it stopped.
+
+    Leaves with 0: every row was answered, or refused by the guard. 1: the provider
+    failed, or some calls did. 2: a file or an option is wrong. 130: interrupted.
+    In every case what was done is in the files.
+    """
+    chosen = Settings(
+        source or bundled(), output, refused, quota, threads, seed, fresh, provider_url
+    )
+    try:
+        code = _run(chosen, Console(highlight=False))
+    except (FileFault, ConfigError) as fault:
+        code = _complain(str(fault), 2)
+    except ProviderError as fault:
+        code = _complain(str(fault), 1)
+    if code:
+        raise typer.Exit(code)
+
+
+def _complain(what: str, code: int) -> int:
+    say(Console(stderr=True, highlight=False), f"quotaguard demo: {what}", "red")
+    return code
+
+
+@dataclass(slots=True)
+class Stage:
+    """Everything that a run needs, opened."""
+
+    vendor: Vendor
+    heard: Heard
+    guard: Guard
+    wire: Wire
+    enriched: Enriched
+    refused: Refused
+    job: Job
+
+
+def _run(chosen: Settings, console: Console) -> int:
+    contacts = Contacts(chosen.source, taken=(*ADDED, REASON))
+    _check_places(chosen)
+    with _staged(chosen, contacts) as stage:
+        say(console, _opening(chosen, stage))
+        began = time.monotonic()
+        fault: FileFault | None = None
+        with _interrupts(stage.job) as caught:
+            try:
+                _carry_out(chosen, console, contacts, stage)
+            except FileFault as said:
+                fault = said
+            stage.refused.close()
+        took = time.monotonic() - began
+        console.print()
+        console.print(table(summary(stage.job, stage.wire.sent, stage.heard, stage.vendor, took)))
+        console.print()
+        for line in closing(stage.job, stage.heard, stage.vendor, stage.enriched, stage.refused):
+            say(console, line)
+    if fault is not None:
+        return _complain(str(fault), 2)
+    if caught:
+        return _complain("interrupted", 128 + caught[0])
+    return 1 if stage.job.counts["failed"] else 0
+
+
+def _check_places(chosen: Settings) -> None:
+    """Make sure that no file is written over another one."""
+    names = {"--input": chosen.source, "--output": chosen.output, "--refused": chosen.refused}
+    places: dict[Path, str] = {}
+    for option, path in names.items():
+        other = places.setdefault(path.resolve(), option)
+        if other != option:
+            raise FileFault(f"{other} and {option} are the same file, {path}")
+    if chosen.fresh:
+        check_ours(chosen.output, ADDED[-1])
+        for path in (chosen.output, chosen.memory):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _staged(chosen: Settings, contacts: Contacts) -> Generator[Stage, None, None]:
+    with ExitStack() as stack:
+        if chosen.provider_url is None:
+            vendor = stack.enter_context(played(chosen.quota, chosen.seed, chosen.memory))
+        else:
+            vendor = real(chosen.provider_url)
+        heard = Heard()
+        guard = stack.enter_context(
+            Guard(vendor.provider, ledger=MemoryLedger(), policy=vendor.policy, listeners=[heard])
+        )
+        # The first reading: a key that does not work is told before a file is touched.
+        guard.refresh()
+        enriched = Enriched(chosen.output, contacts.columns)
+        stack.callback(enriched.close)
+        refused = Refused(chosen.refused, contacts.columns)
+        stack.callback(refused.discard)
+        wire = Wire(httpx.HTTPTransport())
+        bearer = {"Authorization": f"Bearer {vendor.key}"}
+        client = guard.client(transport=wire, headers=bearer, timeout=10.0)
+        stack.enter_context(client)
+        job = Job(client, wire, vendor.url, enriched, refused)
+        yield Stage(vendor, heard, guard, wire, enriched, refused, job)
+
+
+def _carry_out(chosen: Settings, console: Console, contacts: Contacts, stage: Stage) -> None:
+    kept = time.monotonic()
+
+    def watch() -> None:
+        nonlocal kept
+        screen.draw()
+        if stage.vendor.fake is not None and time.monotonic() - kept > KEEP_EVERY:
+            # A run that is killed has spent all the same.
+            remember(chosen.memory, stage.vendor.fake)
+            kept = time.monotonic()
+
+    with Screen(console, stage.job, stage.guard, contacts.count()) as screen:
+        stage.job.run(contacts, chosen.threads, watch)
+    if stage.vendor.fake is None:
+        with suppress(ProviderError):
+            # The table tells the provider's count as of now.
+            stage.guard.refresh()
+
+
+def _opening(chosen: Settings, stage: Stage) -> str:
+    rows = f"Enriching {chosen.source}, {chosen.threads} calls at a time"
+    fake = stage.vendor.fake
+    whose = f"at {chosen.provider_url}"
+    if fake is not None:
+        whose = (
+            f"with a fake FullContact, quota {fake.quota:,}, of which another consumer spends too"
+        )
+    return (
+        f"{rows}, {whose}. Priority {PRIORITY}: calls may use the whole quota "
+        "(normal ones leave up to a fifth of it to critical ones)."
+    )
+
+
+@contextmanager
+def _interrupts(job: Job) -> Generator[list[int], None, None]:
+    """Stop the job at the first Ctrl-C or SIGTERM; yields the signals that came."""
+    caught: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        job.stopped.set()
+        # Whoever presses it again does not want to wait for answers.
+        signal.signal(number, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,402 @@
+"""What all HTTP clients share: from a request to its reservation, from a reply to its bill.
+
+Nothing here knows a client library, waits, or does I/O. A client makes a `Call` of its
+request, asks `guarded` for a `Passage`, reserves, sends, and tells the passage what came
+back: `answered`, or `lost`. Every passage ends exactly once, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import weakref
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, Any, Final
+
+from quotaguard.errors import ConfigError, CostTooLarge, QuotaExhausted, Refusal
+from quotaguard.quota.calls import Bill, Call, Outcome, Price
+from quotaguard.quota.entries import Blocked, Pause
+from quotaguard.reservation import DEFERRED, OPEN, Reservation
+from quotaguard.spending import SWITCH, Spending
+
+if TYPE_CHECKING:
+    from quotaguard.quota.policy import Duration
+
+__all__ = [
+    "BODY_CAP",
+    "Passage",
+    "Receipt",
+    "Tap",
+    "TurnedAway",
+    "decoded",
+    "guarded",
+    "leaves",
+    "options",
+    "origin_of",
+    "turned_away",
+]
+
+BODY_CAP: Final = 256 * 1024
+"""Bytes of a reply that a bill may be read from, raw and decoded."""
+
+_OPTIONS: Final = ("priority", "max_wait")
+
+_TOLD: Final[weakref.WeakSet[Spending]] = weakref.WeakSet()
+"""Who has warned about a foreign key."""
+
+
+class Receipt:
+    """What one call holds and costs; a live view, for the application to look at.
+
+    operation: the name of the call, ``person.enrich``.
+    id: what `Guard.settle` wants to know; not 0 where a webhook will tell the price.
+    state: open, then settled, released, unknown; deferred; refused where nothing was sent.
+    reserved: units that are or were held, by meter.
+    settled: units that it cost, by meter; None as long as that is not known.
+    headroom: units that may still be safely spent now, by meter; None is unlimited.
+    """
+
+    __slots__ = ("_operation", "_reservation")
+
+    def __init__(self, operation: str, reservation: Reservation) -> None:
+        self._operation = operation
+        self._reservation = reservation
+
+    @property
+    def operation(self) -> str:
+        """The name of the call."""
+        return self._operation
+
+    @property
+    def id(self) -> int:
+        """The reservation's id, for `Guard.settle`."""
+        return self._reservation.id
+
+    @property
+    def state(self) -> str:
+        """How far the call has come."""
+        return self._reservation.state
+
+    @property
+    def reserved(self) -> Mapping[str, Any]:
+        """Units that are or were held, by meter."""
+        return self._reservation.reserved
+
+    @property
+    def settled(self) -> Mapping[str, Any] | None:
+        """Units that it cost, by meter; None as long as that is not known."""
+        return self._reservation.settled
+
+    @property
+    def headroom(self) -> Mapping[str, Any]:
+        """Units that may still be safely spent now, by meter; None is unlimited."""
+        return self._reservation.headroom
+
+    def __repr__(self) -> str:
+        held = ", ".join(f"{name}: {count}" for name, count in self.reserved.items())
+        return f"<Receipt {self.operation} {self.state}: {held}>"
+
+
+class Passage:
+    """One guarded call on its way, from its price to its bill.
+
+    The client opens *reservation*, sends, and then calls one of `answered` and `lost`.
+    """
+
+    __slots__ = ("_call", "_price", "_spending", "reservation")
+
+    def __init__(
+        self,
+        spending: Spending,
+        call: Call,
+        price: Price,
+        priority: str,
+        max_wait: float | None,
+    ) -> None:
+        self._spending = spending
+        self._call = call
+        self._price = price
+        # A plain dict takes the fast lane; a provider's own mapping is read-only.
+        self.reservation = Reservation(spending, dict(price.cost), priority, max_wait)
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the application may look at."""
+        return Receipt(self._price.operation, self.reservation)
+
+    def lost(self, *, sent: bool) -> None:
+        """End without an answer: free if nothing was sent, else unknown."""
+        if self.reservation.state != OPEN:
+            return
+        if sent:
+            self.reservation.give_up()
+        else:
+            self.reservation.release()
+
+    def answered(
+        self, status: int, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Tap | None:
+        """End by an answer; or, where its body decides, return what must listen to it.
+
+        headers: names in lower case. body: decoded, None where it is still to come.
+        Where the bill wants the body and names a cost, that cost is settled now, and
+        the body is asked for evidence only. Never raises: what a provider cannot
+        bill is unknown.
+        """
+        try:
+            bill = self._spending.provider.bill(self._call, Outcome(status, headers, body))
+            if not bill.wants_body or body is not None:
+                self._end(bill)
+                return None
+            if bill.cost is not None or bill.deferred:
+                self._charge(bill)
+            return Tap(self, status, headers)
+        except Exception as error:  # noqa: BLE001 - a provider's fault never raises into a call
+            self._cannot_bill(error)
+            return None
+
+    def finish(self, outcome: Outcome, *, whole: bool) -> None:
+        """End by what the body said; one that was not read *whole* leaves the cost unknown."""
+        try:
+            bill = self._spending.provider.bill(self._call, outcome)
+            if not whole:
+                self.lost(sent=True)
+            self._end(bill)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._cannot_bill(error)
+
+    def _end(self, bill: Bill) -> None:
+        self._charge(bill)
+        if bill.evidence and not SWITCH.off:
+            for evidence in bill.evidence:
+                if evidence.kind == "exhausted":
+                    self._spending.post(Blocked(evidence.meters))
+                else:
+                    self._spending.post(Pause(evidence.seconds))
+
+    def _charge(self, bill: Bill) -> None:
+        reservation, cost = self.reservation, bill.cost
+        if reservation.state != OPEN:
+            return
+        if bill.deferred:
+            reservation.defer()
+        elif cost is None:
+            reservation.give_up()
+        elif cost:
+            reservation.settle(dict(cost))
+        else:
+            reservation.release()
+
+    def _cannot_bill(self, error: Exception) -> None:
+        if self.reservation.state != DEFERRED:
+            self.lost(sent=True)
+        # Its text may hold what was in the body.
+        reason = f"a reply could not be entered in the books: {type(error).__name__}"
+        self._spending.degraded("unbilled", reason)
+
+
+class Tap:
+    """Listens to a reply's body on its way to the reader, and then ends the call."""
+
+    __slots__ = ("_ended", "_headers", "_passage", "_raw", "_status")
+
+    def __init__(self, passage: Passage, status: int, headers: Mapping[str, str]) -> None:
+        self._passage = passage
+        self._status = status
+        self._headers = headers
+        self._raw = bytearray()
+        self._ended = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Hear a piece of the body as it came, compressed or not."""
+        room = BODY_CAP - len(self._raw)
+        if room > 0:
+            self._raw += chunk[:room]
+
+    def end(self, *, whole: bool, body: bytes | None = None) -> None:
+        """The body has been read, or was closed before its end. Later calls do nothing.
+
+        body: decoded, where the client has all of it already.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if body is not None:
+            body = body[:BODY_CAP]
+        elif whole:
+            body = decoded(bytes(self._raw), self._headers.get("content-encoding", ""))
+        else:
+            body = b""
+        self._raw.clear()
+        self._passage.finish(Outcome(self._status, self._headers, body), whole=whole)
+
+
+def guarded(
+    spending: Spending, call: Call, priority: str = "normal", max_wait: float | None = None
+) -> Passage | None:
+    """Return how *call* passes the guard; None where it passes unguarded.
+
+    It does where it has no price, and where it carries another account's key: of that
+    the log is told once.
+    """
+    provider = spending.provider
+    price = provider.price(call)
+    if price is None:
+        return None
+    if provider.foreign(call):
+        if spending not in _TOLD:
+            _TOLD.add(spending)
+            reason = (
+                f"a call of {price.operation} carries another key than the guard's; such "
+                "calls pass unguarded: give each key's account a guard and a client of its own"
+            )
+            spending.degraded("foreign_key", reason)
+        return None
+    return Passage(spending, call, price, priority, max_wait)
+
+
+def options(spending: Spending, told: object) -> tuple[str, float | None]:
+    """Return the priority and the longest wait (seconds, None: the policy's) of one call.
+
+    Raises:
+        ConfigError: *told* is no mapping, has other keys, or a value that cannot be.
+    """
+    if not isinstance(told, Mapping):
+        msg = f'extensions["quotaguard"] is a dict of {_named(_OPTIONS)}, not {_kind(told)}'
+        raise ConfigError(msg)
+    unknown = [key for key in told if key not in _OPTIONS]
+    if unknown:
+        msg = f'extensions["quotaguard"] has no {_named(unknown)}; it has {_named(_OPTIONS)}'
+        raise ConfigError(msg)
+    priority: str = told.get("priority", "normal")
+    spending.rank(priority)
+    max_wait: Duration | None = told.get("max_wait")
+    return priority, None if max_wait is None else spending.wait(max_wait)
+
+
+def _named(names: object) -> str:
+    return ", ".join(repr(name) for name in names)  # type: ignore[attr-defined] # lists and tuples
+
+
+def _kind(told: object) -> str:
+    return f"a {type(told).__name__}"
+
+
+def origin_of(scheme: str, netloc: str) -> str:
+    """Return an origin as a `Call` tells it.
+
+    netloc: host, and the port where it is not the scheme's own; lower case.
+    """
+    if netloc.startswith("["):
+        host, _, port = netloc[1:].partition("]")
+        # One address has many spellings, and a provider's origin has the shortest; one
+        # with a zone is no provider's.
+        with contextlib.suppress(ValueError):
+            netloc = f"[{IPv6Address(host)}]{port}"
+    return f"{scheme}://{netloc}"
+
+
+def leaves(first: str, now: str) -> bool:
+    """Whether a redirect from the origin *first* to *now* leaves the keys' owner.
+
+    The same host on its usual ports, now with TLS, is the same owner.
+    """
+    if now == first:
+        return False
+    scheme, _, host = first.partition("://")
+    usual = not host.rpartition("]")[2].rpartition(":")[1]
+    return not (scheme == "http" and usual and now == f"https://{host}")
+
+
+def decoded(raw: bytes, encoding: str) -> bytes:
+    """Return at most `BODY_CAP` bytes of a body; ``b""`` where it cannot be decoded.
+
+    gzip and deflate only: their decoders can be told where to stop, so that a small
+    body never becomes a large one.
+    """
+    coding = encoding.strip().lower()
+    if coding in {"", "identity"}:
+        return raw[:BODY_CAP]
+    # Some servers send deflate bare, without the zlib header that the RFC asks for.
+    windows = {
+        "gzip": (zlib.MAX_WBITS | 16,),
+        "x-gzip": (zlib.MAX_WBITS | 16,),
+        "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
+    }
+    for window in windows.get(coding, ()):
+        try:
+            return zlib.decompressobj(window).decompress(raw, BODY_CAP)
+        except zlib.error:
+            continue
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """The answer to a call that was not sent, for code that only knows HTTP."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def turned_away(refusal: Refusal, wall: float) -> TurnedAway:
+    """Return a 429 that says what *refusal* says; *wall*: Unix time now, in seconds.
+
+    Its fields are those of draft-ietf-httpapi-ratelimit-headers (RateLimit,
+    RateLimit-Policy), its body is that of RFC 9457, problem details. ``Retry-After`` is
+    there only where it is known when the call may go.
+    """
+    seconds = _again(refusal, wall)
+    meter = _quoted(refusal.meter)
+    until = "" if seconds is None else f";t={seconds}"
+    headers = [("Content-Type", "application/problem+json"), ("RateLimit", f"{meter};r=0{until}")]
+    if refusal.limit is not None:
+        headers.append(("RateLimit-Policy", f"{meter};q={math.floor(refusal.limit)}"))
+    if seconds is not None:
+        headers.append(("Retry-After", str(seconds)))
+    return TurnedAway(429, tuple(headers), json.dumps(_problem(refusal)).encode())
+
+
+def _again(refusal: Refusal, wall: float) -> int | None:
+    if refusal.retry_after is not None:
+        return max(0, math.ceil(refusal.retry_after))
+    # A new period helps those who found this one spent, not those whom none can hold.
+    if refusal.resets_at is None or isinstance(refusal, CostTooLarge):
+        return None
+    return max(0, math.ceil(refusal.resets_at.timestamp() - wall))
+
+
+def _quoted(name: str) -> str:
+    """Return *name* as a string of RFC 9651, in which only plain ASCII can stand."""
+    plain = "".join(mark if " " <= mark <= "~" else "?" for mark in name)
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _problem(refusal: Refusal) -> dict[str, Any]:
+    exhausted = isinstance(refusal, QuotaExhausted)
+    resets_at = refusal.resets_at
+    return {
+        # The one of these kinds that the draft registers.
+        "type": "https://iana.org/assignments/http-problem-types#quota-exceeded"
+        if exhausted
+        else "about:blank",
+        "title": "The quota is exhausted" if exhausted else "Too Many Requests",
+        "status": 429,
+        "detail": str(refusal),
+        "violated-policies": [refusal.meter],
+        "refusal": type(refusal).__name__,
+        "provider": refusal.provider,
+        "meter": refusal.meter,
+        "requested": refusal.requested,
+        "used": refusal.used,
+        "limit": refusal.limit,
+        "headroom": refusal.headroom,
+        "retry_after": refusal.retry_after,
+        "resets_at": None if resets_at is None else resets_at.isoformat(),
+    }

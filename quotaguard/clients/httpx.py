@@ -1,0 +1,451 @@
+"""The way in for httpx: a transport for both colours, and what puts it into a client.
+
+It is a transport and not an event hook, because only a transport sees every attempt:
+redirects, authentication retries, whatever a retrying transport outside does.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+import httpx
+
+from quotaguard.clients import exchange
+from quotaguard.errors import ConfigError, QuotaGuardError, Refusal
+from quotaguard.quota.calls import Call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from types import TracebackType
+
+    from quotaguard.clients.exchange import Passage, Tap
+    from quotaguard.spending import Spending
+
+__all__ = ["QuotaTransport", "attach"]
+
+_OURS: Final = "quotaguard"
+_FIRST: Final = "quotaguard.origin"
+"""Extensions travel along redirects, so here the origin is noted that the keys are for."""
+
+_REPEATS: Final = re.compile(r"Retr(?:y|ies)|Tenacity|Backoff|Cach(?:e|ing)", re.IGNORECASE)
+"""By the name of the class: httpx-retries, hishel, pydantic-ai and people's own say it there."""
+
+_REPEATING_PACKAGES: Final = frozenset(
+    {"hishel", "httpx_cache", "httpx_retries", "httpx_retry", "tenacity"}
+)
+
+_NEVER_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    QuotaGuardError,  # another account's guard inside
+)
+
+_REFUSED_STREAM: Final = 7
+"""RFC 9113, 8.7: the server has not processed anything of it."""
+
+
+class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """Guards what passes: reserves before, settles after. For Client and AsyncClient.
+
+    inner: the transport that sends, httpx's own by default, made when it is first used.
+        It is closed with this one. Retries and caches go outside.
+
+    Calls without a price pass untouched. Each call may bring its own
+    ``extensions={"quotaguard": {"priority": "critical", "max_wait": 0}}`` (seconds), and
+    ``response.extensions["quotaguard"]`` is a `Receipt`, a live view of what it costs.
+
+    Raises (every call): Refusal: the call was not sent. With
+        ``Policy(on_exhausted="respond")`` it is a 429 response instead.
+
+    Raises:
+        ConfigError: *inner* is no transport, repeats calls, or has the same guard in it.
+    """
+
+    def __init__(
+        self,
+        spending: Spending,
+        inner: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        _check(spending, inner)
+        self._spending = spending
+        self._inner = inner
+        self._sync: Any = inner if hasattr(inner, "handle_request") else None
+        self._async: Any = inner if hasattr(inner, "handle_async_request") else None
+        self._building = threading.Lock()
+
+    # -- calls ------------------------------------------------------------------
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send *request* if its quota allows.
+
+        Raises:
+            Refusal: it was not sent.
+            ConfigError: the inner transport is asynchronous only, or the request's
+                options are none.
+        """
+        inner = self._sync
+        if inner is None:
+            inner = self._sync_inner()
+        passage = self._passage(request)
+        if passage is None:
+            return inner.handle_request(request)  # type: ignore[no-any-return] # either colour
+        try:
+            passage.reservation.open()
+        except Refusal as refusal:
+            return self._refused(passage, refusal)
+        witness = None
+        try:
+            if inner.__class__ is httpx.HTTPTransport:
+                request, witness = _witnessed(request, _Witness)
+            response: httpx.Response = inner.handle_request(request)
+            tap = _answered(passage, response)
+            if tap is not None:
+                response.stream = _Tapped(response.stream, tap)
+        except BaseException as error:
+            passage.lost(sent=_sent(error, witness))
+            raise
+        return response
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send *request* if its quota allows.
+
+        Raises:
+            Refusal: it was not sent.
+            ConfigError: the inner transport is synchronous only, or the request's
+                options are none.
+        """
+        inner = self._async
+        if inner is None:
+            inner = self._async_inner()
+        passage = self._passage(request)
+        if passage is None:
+            return await inner.handle_async_request(request)  # type: ignore[no-any-return] # as above
+        try:
+            await passage.reservation.aopen()
+        except Refusal as refusal:
+            return self._refused(passage, refusal)
+        witness = None
+        try:
+            if inner.__class__ is httpx.AsyncHTTPTransport:
+                request, witness = _witnessed(request, _AsyncWitness)
+            response: httpx.Response = await inner.handle_async_request(request)
+            tap = _answered(passage, response)
+            if tap is not None:
+                response.stream = _AsyncTapped(response.stream, tap)
+        except BaseException as error:
+            # Nothing is awaited here: in a cancelled task that would be cancelled too.
+            passage.lost(sent=_sent(error, witness))
+            raise
+        return response
+
+    def _passage(self, request: httpx.Request) -> Passage | None:
+        url, extensions = request.url, request.extensions
+        origin = exchange.origin_of(url.scheme, url.netloc.decode("ascii"))
+        first = extensions.setdefault(_FIRST, origin)
+        if first != origin and exchange.leaves(first, origin):
+            for name in self._spending.provider.key_headers:
+                request.headers.pop(name, None)
+        try:
+            body = request.content
+        except httpx.RequestNotRead:
+            body = None
+        call = Call(request.method, origin, url.path, request.headers, body)
+        told = extensions.get(_OURS)
+        if told is None:
+            return exchange.guarded(self._spending, call)
+        return exchange.guarded(self._spending, call, *exchange.options(self._spending, told))
+
+    def _refused(self, passage: Passage, refusal: Refusal) -> httpx.Response:
+        if self._spending.policy.on_exhausted != "respond":
+            raise refusal
+        said = exchange.turned_away(refusal, self._spending.clock.now().wall)
+        return httpx.Response(
+            said.status,
+            headers=said.headers,
+            content=said.body,
+            extensions={_OURS: passage.receipt},
+        )
+
+    # -- the inner transport ----------------------------------------------------
+
+    def _sync_inner(self) -> Any:  # noqa: ANN401 - whatever has the method
+        if self._inner is not None:
+            _wrong_colour(self._inner, "asynchronously", "httpx.AsyncClient")
+        with self._building:
+            if self._sync is None:
+                self._sync = httpx.HTTPTransport()
+        return self._sync
+
+    def _async_inner(self) -> Any:  # noqa: ANN401 - as above
+        if self._inner is not None:
+            _wrong_colour(self._inner, "synchronously", "httpx.Client")
+        with self._building:
+            if self._async is None:
+                self._async = httpx.AsyncHTTPTransport()
+        return self._async
+
+    def close(self) -> None:
+        """Close the synchronous inner transport, if there is one; not the guard."""
+        if self._sync is not None:
+            self._sync.close()
+
+    async def aclose(self) -> None:
+        """Close the asynchronous inner transport, if there is one; not the guard."""
+        if self._async is not None:
+            await self._async.aclose()
+
+    def __enter__(self) -> Self:
+        inner = self._sync_inner() if self._sync is None else self._sync
+        inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        if self._sync is not None:
+            self._sync.__exit__(exc_type, exc_value, traceback)
+
+    async def __aenter__(self) -> Self:
+        inner = self._async_inner() if self._async is None else self._async
+        await inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        if self._async is not None:
+            await self._async.__aexit__(exc_type, exc_value, traceback)
+
+    def __repr__(self) -> str:
+        inner = "httpx's own" if self._inner is None else type(self._inner).__name__
+        return f"<QuotaTransport {self._spending.provider.name} over {inner}>"
+
+
+def attach(spending: Spending, client: httpx.Client | httpx.AsyncClient) -> None:
+    """Put the guard into *client*: around its transport and every mount.
+
+    ``None`` among the mounts stays, it means the client's own transport. Attaching
+    twice changes nothing. These are private attributes of httpx (``_transport`` and
+    ``_mounts``, 0.28); there is no public way that keeps proxies and mounts.
+
+    Raises:
+        ConfigError: it is no httpx client, or one of its transports cannot be guarded;
+            then nothing was changed.
+    """
+    if not isinstance(client, httpx.Client | httpx.AsyncClient):
+        msg = f"attach takes an httpx.Client or httpx.AsyncClient, not a {type(client).__name__}"
+        raise ConfigError(msg)
+    inside: Any = client
+    if not hasattr(inside, "_transport") or not hasattr(inside, "_mounts"):
+        msg = (
+            f"httpx {httpx.__version__} keeps its transports in a place that this version of "
+            "quotaguard does not know: give the client transport=guard.transport()"
+        )
+        raise ConfigError(msg)
+    made: dict[int, Any] = {}
+
+    def around(transport: Any) -> Any:  # noqa: ANN401 - of either colour
+        if transport is None or _has(transport, spending):
+            return transport
+        if id(transport) not in made:
+            made[id(transport)] = QuotaTransport(spending, transport)
+        return made[id(transport)]
+
+    mounts = {pattern: around(transport) for pattern, transport in inside._mounts.items()}
+    inside._transport, inside._mounts = around(inside._transport), mounts
+
+
+def _has(transport: object, spending: Spending) -> bool:
+    """Whether this very guard is in *transport* already."""
+    while isinstance(transport, QuotaTransport):
+        if transport._spending is spending:
+            return True
+        transport = transport._inner
+    return False
+
+
+def _check(spending: Spending, inner: object) -> None:
+    if inner is None:
+        return
+    if isinstance(inner, type) or not (
+        hasattr(inner, "handle_request") or hasattr(inner, "handle_async_request")
+    ):
+        kind = f"the class {inner.__name__}" if isinstance(inner, type) else type(inner).__name__
+        msg = f"an inner transport is an httpx transport, not {kind}"
+        raise ConfigError(msg)
+    for kind in type(inner).__mro__:
+        if _REPEATS.search(kind.__name__) or kind.__module__.split(".")[0] in _REPEATING_PACKAGES:
+            name = type(inner).__name__
+            msg = (
+                f"{name} inside the guard repeats or answers calls by itself, uncounted: put it "
+                f"outside, {name}(transport=guard.transport(...)), so that every attempt is one "
+                "reservation. httpx.HTTPTransport(retries=...) may stay, it only connects again"
+            )
+            raise ConfigError(msg)
+    within = inner
+    while isinstance(within, QuotaTransport):
+        if within._spending.provider.account == spending.provider.account:
+            msg = (
+                f"this transport is guarded for the same {spending.provider.name} account "
+                "already: every call would be charged twice; guard it once"
+            )
+            raise ConfigError(msg)
+        within = within._inner
+
+
+def _wrong_colour(inner: object, how: str, client: str) -> NoReturn:
+    name = type(inner).__name__
+    msg = f"{name} sends {how} only: use it with {client}, or give the guard one of the other kind"
+    raise ConfigError(msg)
+
+
+def _answered(passage: Passage, response: httpx.Response) -> Tap | None:
+    """End the call as far as the headers tell; return what must listen to the body."""
+    response.extensions[_OURS] = passage.receipt
+    tap = passage.answered(response.status_code, response.headers)
+    if tap is None:
+        return None
+    try:
+        # A mock's answer has been read before it was sent, its stream is never looked at.
+        body = response.content
+    except httpx.ResponseNotRead:
+        return tap
+    tap.end(whole=True, body=body)
+    return None
+
+
+# -- what was sent --------------------------------------------------------------
+
+
+class _Witness:
+    """Sees when httpcore begins to send the request itself, not a proxy's CONNECT.
+
+    It is the only proof: the exceptions do not tell a request that broke on its way
+    out from one that was answered by silence.
+    """
+
+    __slots__ = ("_theirs", "started")
+
+    def __init__(self, theirs: Any) -> None:  # noqa: ANN401 - the application's own trace
+        self._theirs = theirs
+        self.started = False
+
+    def __call__(self, name: str, info: dict[str, Any]) -> Any:  # noqa: ANN401 - httpcore checks it
+        """Note *name*, and pass it on."""
+        self._note(name, info)
+        return None if self._theirs is None else self._theirs(name, info)
+
+    def _note(self, name: str, info: dict[str, Any]) -> None:
+        if name.endswith(".send_request_headers.started"):
+            request = info.get("request")
+            if getattr(request, "method", b"") != b"CONNECT":
+                self.started = True
+        elif name.endswith(".send_request_headers.failed"):
+            # h11 or h2 did not take the headers; nothing of them was written.
+            if type(info.get("exception")).__name__ == "LocalProtocolError":
+                self.started = False
+
+
+class _AsyncWitness(_Witness):
+    __slots__ = ()
+
+    async def __call__(self, name: str, info: dict[str, Any]) -> None:
+        """Note *name*, and pass it on."""
+        self._note(name, info)
+        if self._theirs is not None:
+            await self._theirs(name, info)
+
+
+def _witnessed(request: httpx.Request, kind: type[_Witness]) -> tuple[httpx.Request, _Witness]:
+    """Return *request* as it goes to httpcore, with a witness in its trace.
+
+    It is a copy: extensions travel along redirects, and there no witness may pile up.
+    """
+    witness = kind(request.extensions.get("trace"))
+    extensions = {**request.extensions, "trace": witness}
+    copy = httpx.Request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        stream=request.stream,
+        extensions=extensions,
+    )
+    return copy, witness
+
+
+def _sent(error: BaseException, witness: _Witness | None) -> bool:
+    """Whether the call may have reached the provider; in doubt it has."""
+    if _refused_stream(error):
+        return False
+    if witness is not None:
+        return witness.started
+    return not isinstance(error, _NEVER_SENT)
+
+
+def _refused_stream(error: BaseException) -> bool:
+    """Whether the server said that it did not process the request (HTTP/2).
+
+    httpcore keeps h2's event in its exception. A GOAWAY that spares our stream needs
+    nothing here: httpcore sends the request again by itself.
+    """
+    cause = error.__cause__
+    if not isinstance(error, httpx.RemoteProtocolError) or cause is None or not cause.args:
+        return False
+    event = cause.args[0]
+    return (
+        type(event).__name__ == "StreamReset"
+        and bool(getattr(event, "remote_reset", False))
+        and getattr(event, "error_code", None) == _REFUSED_STREAM
+    )
+
+
+# -- bodies that decide ---------------------------------------------------------
+
+
+class _Tapped(httpx.SyncByteStream):
+    """A body on its way to the reader, with the guard listening."""
+
+    def __init__(self, stream: Any, tap: Tap) -> None:  # noqa: ANN401 - of this colour
+        self._stream = stream
+        self._tap = tap
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            self._tap.feed(chunk)
+            yield chunk
+        self._tap.end(whole=True)
+
+    def close(self) -> None:
+        """Close it; what was not read to its end decides nothing."""
+        self._tap.end(whole=False)
+        self._stream.close()
+
+
+class _AsyncTapped(httpx.AsyncByteStream):
+    """The same for tasks."""
+
+    def __init__(self, stream: Any, tap: Tap) -> None:  # noqa: ANN401 - of this colour
+        self._stream = stream
+        self._tap = tap
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._tap.feed(chunk)
+            yield chunk
+        self._tap.end(whole=True)
+
+    async def aclose(self) -> None:
+        """Close it; what was not read to its end decides nothing."""
+        # The end comes first: a cancelled close would not come back for it.
+        self._tap.end(whole=False)
+        await self._stream.aclose()
