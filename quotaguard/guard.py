@@ -11,6 +11,7 @@ from quotaguard.errors import ConfigError, RefusalFacts
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
 from quotaguard.quota.admission import refreshing
+from quotaguard.quota.allotment import NO_ROOM
 from quotaguard.quota.entries import Check, Touch
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.standing import Decision, Standing, decision, standing
@@ -232,7 +233,7 @@ class Guard:
             if (
                 purse is not None
                 and fast < purse.end
-                and purse.taken + count <= purse.room.get(priority, -1)
+                and purse.taken + count <= purse.room.get(priority, NO_ROOM)
             ):
                 left = purse.headroom
                 headroom = None if left is None else left - purse.taken

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from quotaguard.errors import Refusal, RefusalFacts
 from quotaguard.ledgers import Denial
 from quotaguard.quota.admission import Request
 
 if TYPE_CHECKING:
-    from quotaguard.errors import Refusal
     from quotaguard.reservation import Reservation
 
-__all__ = ["remember", "request_of"]
+__all__ = ["ASK", "MISSING", "remember", "request_of"]
+
+
+class _Missing:
+    """Marks the absence of a fallback, which may be any value, None too."""
+
+    def __repr__(self) -> str:
+        return "<no fallback>"
+
+
+MISSING: Any = _Missing()
+
+ASK = Denial(-1, 0.0, 0.0, Refusal, RefusalFacts(provider="", account="", meter=""))
+"""Not denied, and not open: the books must be asked."""
 
 
 def request_of(wanting: Reservation) -> Request:

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from quotaguard.covering import borrow, counted, give_back
 from quotaguard.drivers import adrive, drive
-from quotaguard.errors import ConfigError, QuotaUnknown, Refusal, RefusalFacts
-from quotaguard.ledgers import Denial
-from quotaguard.opening import remember, request_of
+from quotaguard.errors import ConfigError, QuotaUnknown, Refusal
+from quotaguard.opening import ASK, MISSING, remember, request_of
 from quotaguard.quota.admission import reserving
+from quotaguard.quota.allotment import NO_ROOM
 from quotaguard.quota.entries import Unblocked
 from quotaguard.spending import SWITCH, Spending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
+    from quotaguard.ledgers import Denial
     from quotaguard.quota.admission import Story
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.verdicts import Granted
@@ -33,20 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["MISSING", "Reservation"]
 
 
-class _Missing:
-    """Marks the absence of a fallback, which may be any value, None too."""
-
-    def __repr__(self) -> str:
-        return "<no fallback>"
-
-
-MISSING: Any = _Missing()
-
 NEW, OPEN, DEFERRED = "new", "open", "deferred"
 SETTLED, RELEASED, UNKNOWN, REFUSED, VOID = "settled", "released", "unknown", "refused", "void"
-
-ASK = Denial(-1, 0.0, 0.0, Refusal, RefusalFacts(provider="", account="", meter=""))
-"""Not denied, not open: the books must be asked."""
 
 _ids = itertools.count(1)
 _current: ContextVar[Reservation | None] = ContextVar("quotaguard_reservation", default=None)
@@ -176,7 +164,7 @@ class Reservation:
                     or count.__class__ is not int
                     or count < 0
                     or fast >= purse.end
-                    or purse.taken + count > purse.room.get(priority, -1)
+                    or purse.taken + count > purse.room.get(priority, NO_ROOM)
                 ):
                     denial = holder.denials.get((meter, priority), ASK)
                     if denial.units != count or fast >= denial.until:
@@ -268,9 +256,10 @@ class Reservation:
             for meter, count in self._cost.items():
                 purse = purses[meter]
                 used = spent.get(meter, 0)
-                purse.at = at
                 purse.opened -= count
-                purse.spent += used
+                if used:
+                    purse.at = at
+                    purse.spent += used
                 if used < count:
                     purse.cleared += used
                     purse.taken -= count - used
@@ -283,8 +272,6 @@ class Reservation:
                 holder.denials.clear()
             self.state = SETTLED
             self.actual = spent
-        if self.id:
-            self._spending.deferred.pop(self.id, None)
         if freed or under or self._probes or self._spending.calls_told:
             self._aftermath(spent, under=under)
 
@@ -301,10 +288,8 @@ class Reservation:
             holder.denials.clear()
             self.state = RELEASED
             self.actual = {}
-        spending = self._spending
-        spending.deferred.pop(self.id, None)
         holder.queue.wake()
-        spending.released(self._cost)
+        self._spending.released(self._cost)
 
     def give_up(self) -> None:
         """End without an answer: the outcome is unknown, it counts until it is known."""
@@ -317,7 +302,6 @@ class Reservation:
             until = spending.clock.now().slow + spending.late
             holder.allotment.give_up(self._cost, until)
             self.state = UNKNOWN
-        spending.deferred.pop(self.id, None)
         spending.settled(self._cost, self._cost, unknown=True)
 
     def defer(self) -> None:
@@ -339,26 +323,16 @@ class Reservation:
                 return
             self.give_up()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         if self.state is REFUSED:
             return
         _current.reset(self._token)
         if self.state is OPEN:
             self.close()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         # Ending never awaits: in a cancelled task an await would be cancelled too.
-        self.__exit__(kind, error, trace)
+        self.__exit__(*failure)
 
     def __del__(self) -> None:
         # Finalizers run anywhere, under our own lock too; so only leave a note.
@@ -371,8 +345,9 @@ class Reservation:
             return True
         if self._epoch != self._holder.epoch:
             self.state = VOID
-            return True
-        return False
+        elif self.id:
+            self._spending.deferred.pop(self.id, None)
+        return self.state is VOID
 
     def _ended(self) -> bool:
         """Whether the end was reached without doing; deferred ones can still end."""
@@ -392,12 +367,7 @@ class Reservation:
         if self._probes and any(spent.get(name) for name in self._probes):
             spending.post(Unblocked(self._probes))
         if under:
-            more = {
-                n: c - self._cost.get(n, 0) for n, c in spent.items() if c > self._cost.get(n, 0)
-            }
-            meter = next(iter(more))
-            reason = f"the call cost {more[meter]} units more than was reserved"
-            spending.degraded("underpriced", reason, meter)
+            spending.underpriced(spent, self._cost)
         spending.settled(spent, self._cost)
 
     # -- looking ----------------------------------------------------------------

@@ -212,6 +212,14 @@ class Spending:
             except Exception as error:  # noqa: BLE001 - a listener never reaches into a call
                 self._drop(listener, error)
 
+    def underpriced(self, spent: Mapping[str, int], cost: Mapping[str, int]) -> None:
+        """Tell that a call cost more than was reserved for it; all of it is counted."""
+        for name, count in spent.items():
+            more = count - cost.get(name, 0)
+            if more > 0:
+                reason = f"the call cost {more} units more than was reserved"
+                self.degraded("underpriced", reason, name)
+
     def reserved(self, cost: Mapping[str, int], priority: str) -> None:
         """Tell that units are held for a call that goes now."""
         if self.calls_told:

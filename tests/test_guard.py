@@ -468,7 +468,8 @@ def test_a_call_that_cost_more_is_counted_and_told(
     standing = guard.standing()
     assert standing[MATCHES].used == 5
     assert standing["person.enrichment.total"].used == 2
-    assert [event.state for event in told.of(Degraded)] == ["underpriced"]
+    told_of = [(event.state, event.meter) for event in told.of(Degraded)]
+    assert told_of == [("underpriced", MATCHES), ("underpriced", "person.enrichment.total")]
 
 
 def test_a_reservation_ends_once(vendor: FakeFullContact, clock: FakeClock) -> None:

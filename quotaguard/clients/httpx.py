@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import httpx
@@ -153,7 +154,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             body = request.content
         except httpx.RequestNotRead:
             body = None
-        call = Call(request.method, origin, url.path, request.headers, body)
+        call = Call(request.method, origin, url.path, _Headers(request.headers), body)
         told = extensions.get(_OURS)
         if told is None:
             return exchange.guarded(self._spending, call)
@@ -312,7 +313,7 @@ def _wrong_colour(inner: object, how: str, client: str) -> NoReturn:
 def _answered(passage: Passage, response: httpx.Response) -> Tap | None:
     """End the call as far as the headers tell; return what must listen to the body."""
     response.extensions[_OURS] = passage.receipt
-    tap = passage.answered(response.status_code, response.headers)
+    tap = passage.answered(response.status_code, _Headers(response.headers))
     if tap is None:
         return None
     try:
@@ -322,6 +323,40 @@ def _answered(passage: Passage, response: httpx.Response) -> Tap | None:
         return tap
     tap.end(whole=True, body=body)
     return None
+
+
+class _Headers(Mapping[str, str]):
+    """httpx's headers, looked up by lower-case names; nothing is decoded before.
+
+    httpx.Headers guesses the encoding of all of them at the first look, which takes
+    longer than the decision.
+    """
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: httpx.Headers) -> None:
+        self._headers = headers
+
+    def __getitem__(self, name: str) -> str:
+        said = self.get(name)
+        if said is None:
+            raise KeyError(name)
+        return said
+
+    def get(self, name: str, default: Any = None) -> Any:  # type: ignore[override] # noqa: ANN401
+        """Return the value; repeated ones are joined by a comma."""
+        wanted, size, found = name.encode(), len(name), default
+        for key, value in self._headers.raw:
+            if len(key) == size and key.lower() == wanted:
+                said = value.decode("latin-1")
+                found = said if found is default else f"{found}, {said}"
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers)
+
+    def __len__(self) -> int:
+        return len(self._headers)
 
 
 # -- what was sent --------------------------------------------------------------

@@ -191,6 +191,10 @@ class Books:
         """Whether a predecessor's last spend may still be hidden."""
         return self.cold_from is not None
 
+    def chilled(self, meter: MeterBooks, terms: Terms) -> bool:
+        """Whether the readings of *meter* may have missed a predecessor's last spend."""
+        return self.cold_from is not None and meter.asked <= self.cold_from + terms.settled
+
     def room(self, name: str, now: Moment, terms: Terms, *, at: float | None = None) -> int | None:
         """Return the units of a meter that may still be spent, None for unlimited.
 
@@ -200,7 +204,7 @@ class Books:
         if meter.limit is None:
             return None
         gate = meter.gate(now.fast if at is None else at, mine)
-        return meter.limit + mine.overage - gate - (meter.cold if self.cold else 0)
+        return meter.limit + mine.overage - gate - (meter.cold if self.chilled(meter, terms) else 0)
 
     def age(self, name: str, now: Moment) -> float:
         """Return the seconds since the newest reading of a meter was asked."""
@@ -212,7 +216,7 @@ class Books:
         slack = policy.slack.get(priority, 0.0)
         if slack >= 1.0 or meter.limit is None:
             return 0
-        share = share_left(self.period, now.wall, policy.profile)  # type: ignore[arg-type] # rows are tuples
+        share = share_left(self.period, now.wall, terms.meters[name].profile)
         return line(slack, share, meter.limit)
 
     def facts(

@@ -20,7 +20,10 @@ from typing import NamedTuple
 
 from quotaguard.quota.readings import NOTHING, Moment, nothing
 
-__all__ = ["Allotment", "Lane", "Purse", "Tally"]
+__all__ = ["NO_ROOM", "Allotment", "Lane", "Purse", "Tally"]
+
+NO_ROOM = -(1 << 62)
+"""Room of a priority that a lane has nothing for, whatever is given back to it."""
 
 
 class Tally(NamedTuple):
@@ -42,7 +45,7 @@ class Lane:
     """Units granted ahead of the calls that will take them.
 
     units: drawn from the books. room: how many of them each priority may take,
-    nested: the line is taken at the lane's start and the margin at its end, so a
+    nested, below 0 where more must come back before it may take any: the line is taken at the lane's start and the margin at its end, so a
     lane is never more generous than the books. end: of the fast clock. headroom:
     units that may be safely spent as of its start, None for unlimited.
     """
@@ -146,7 +149,7 @@ class Allotment:
             purse = self.purses.get(meter)
             if purse is None or fast >= purse.end:
                 return False
-            if purse.taken + count > purse.room.get(priority, -1):
+            if purse.taken + count > purse.room.get(priority, NO_ROOM):
                 return False
         return True
 
@@ -160,9 +163,10 @@ class Allotment:
         for meter, count in cost.items():
             spent = actual.get(meter, 0)
             purse = self.purses[meter]
-            purse.at = at
             purse.opened -= count
-            purse.spent += spent
+            if spent:
+                purse.at = at
+                purse.spent += spent
             purse.cleared += min(spent, count)
             purse.taken -= count - min(spent, count)
         for meter, spent in actual.items():

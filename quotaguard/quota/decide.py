@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from quotaguard.errors import RefusalFacts
 from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict
-from quotaguard.quota.allotment import Lane
+from quotaguard.quota.allotment import NO_ROOM, Lane
 from quotaguard.quota.lines import share_left, wait_for
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.polls import REFUSED_EVERY
@@ -117,7 +117,7 @@ def _unread(
         reason, choice = books.polls.reason or "never read", policy.on_unknown
         if books.asked > -math.inf:
             reason = "the stats answer does not name this meter"
-    elif books.age(name, now) > policy.max_age:  # type: ignore[operator] # a Policy holds seconds
+    elif books.age(name, now) > terms.meters[name].max_age:
         reason, choice = f"the last reading is {books.age(name, now):,.0f} s old", policy.on_stale
     else:
         return None
@@ -133,8 +133,9 @@ def _unread(
 
 def _blind(books: Books, name: str, priority: str, now: Moment, terms: Terms) -> float:
     """Return the units that may be spent on an expired reading; inf while it is not."""
-    meter, policy = books.meters[name], terms.meters[name].policy
-    if policy.on_stale != "cautious" or books.age(name, now) <= policy.max_age:  # type: ignore[operator] # a Policy holds seconds
+    meter, mine = books.meters[name], terms.meters[name]
+    policy = mine.policy
+    if policy.on_stale != "cautious" or books.age(name, now) <= mine.max_age:
         return math.inf
     share = CAUTIOUS_BEST if policy.slack.get(priority, 0.0) >= 1.0 else CAUTIOUS
     return share * meter.shown - (meter.spent + meter.held - meter.spent_shown)
@@ -200,13 +201,13 @@ def _line(
     held = books.held_back(name, priority, now, terms)
     if not ahead and count <= room - held:
         return None
-    profile = policy.profile
+    profile = terms.meters[name].profile
     left = float(room - count)
     if ahead:
         # The line will just allow those ahead when the last of them goes.
-        share = share_left(books.period, now.wall + ahead, profile)  # type: ignore[arg-type] # rows are tuples
+        share = share_left(books.period, now.wall + ahead, profile)
         left = min(left, (1.0 - slack) * share * limit - count)
-    delay = wait_for(left, slack, limit, books.period, now.wall, profile)  # type: ignore[arg-type] # as above
+    delay = wait_for(left, slack, limit, books.period, now.wall, profile)
     delay = max(delay, ahead)
     if delay < INSTANT and count <= room:
         return None
@@ -257,7 +258,9 @@ def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lan
     for priority in policy.slack:
         waits = books.slots.get(priority, -math.inf) > now.fast
         held = books.held_back(name, priority, now, terms)
-        shares[priority] = 0 if waits else max(0, min(top, whole - held))
+        # Below 0 where the line holds more: a call that ends for less than it took
+        # gives its lane units back, and those are not yet above the line.
+        shares[priority] = NO_ROOM if waits else min(top, whole - held)
     most = max(shares.values(), default=0)
     return Lane(most, shares, end, max(0, whole)) if most > 0 else None
 
@@ -274,5 +277,5 @@ def _lane_seconds(books: Books, name: str, now: Moment, mine: MeterTerms) -> flo
         seconds = min(seconds, PENDING_LANE if pending else books.polls.next - now.fast)
     if books.live and books.period.end is not None:
         seconds = min(seconds, books.period.end + books.period.skew - now.wall)
-    age_left = float(mine.policy.max_age) - books.age(name, now)  # type: ignore[arg-type] # seconds
+    age_left = mine.max_age - books.age(name, now)
     return min(seconds, age_left)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from quotaguard.quota.readings import Amount
 
 __all__ = [
     "Degraded",
@@ -41,7 +40,7 @@ class Event:
 class Reserved(Event):
     """Units are held for a call that goes now."""
 
-    cost: Mapping[str, Amount]
+    cost: Mapping[str, float]
     priority: str
 
 
@@ -49,8 +48,8 @@ class Reserved(Event):
 class Settled(Event):
     """A reservation ended. *unknown*: no answer came, it counts in full for now."""
 
-    cost: Mapping[str, Amount]
-    reserved: Mapping[str, Amount]
+    cost: Mapping[str, float]
+    reserved: Mapping[str, float]
     unknown: bool = False
 
 
@@ -58,7 +57,7 @@ class Settled(Event):
 class Released(Event):
     """A reservation ended without any charge: the call was provably not billed."""
 
-    cost: Mapping[str, Amount]
+    cost: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +90,8 @@ class Refused(Event):
 class Polled(Event):
     """A reading was adopted. *used* and *limit* by meter, as the provider says."""
 
-    used: Mapping[str, Amount]
-    limit: Mapping[str, Amount | None]
+    used: Mapping[str, float]
+    limit: Mapping[str, float | None]
     period_end: datetime | None
     next_poll: float
 

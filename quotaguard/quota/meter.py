@@ -55,6 +55,8 @@ class MeterTerms:
     overage: int
     margin: int | None
     share: float
+    max_age: float
+    profile: tuple[tuple[float, ...], ...] | None
 
     @classmethod
     def of(cls, meter: Meter, policy: Policy) -> MeterTerms:
@@ -76,6 +78,8 @@ class MeterTerms:
             overage=units(policy.overage, meter.scale, up=False),
             margin=None if fixed is None else units(fixed, meter.scale),
             share=share,
+            max_age=float(policy.max_age),  # type: ignore[arg-type] # as above
+            profile=policy.profile,  # type: ignore[arg-type] # as above, of tuples
         )
 
     @property
@@ -216,12 +220,19 @@ class MeterBooks:
     # -- readings ---------------------------------------------------------------
 
     def observe(
-        self, usage: Usage, asked: Moment, terms: MeterTerms, *, trusted: bool = False
+        self,
+        usage: Usage,
+        asked: Moment,
+        terms: MeterTerms,
+        *,
+        trusted: bool = False,
+        cold: bool = False,
     ) -> None:
         """Take in what a reading says that was *asked* then.
 
         News that shrinks the remainder acts at once; news that raises it must be
         confirmed by a second reading, unless it is *trusted*: the user asked for it.
+        cold: the readings so far may have missed what a predecessor spent.
         """
         marker = self.marker(asked.slow - terms.lag)
         lowest = usage.used - self.spent - self.held
@@ -235,7 +246,7 @@ class MeterBooks:
         again = self.read and asked.slow == self.asked
         self._adopt_limit(usage.limit, trusted=trusted, again=again)
         hidden = self.spent + self.held - marker
-        self._rebase(usage.used - marker, terms)
+        self._rebase(usage.used - marker, terms, cold=cold)
         bound = usage.used - self.marker(asked.slow - terms.paranoid)
         self._refund(bound, trusted=trusted, again=again)
         self._watch(asked.slow, lowest, hidden, terms, again=again)
@@ -248,8 +259,9 @@ class MeterBooks:
         limit = self.limit
         self.shown = 0 if limit is None else max(0, limit - self.known() - self.held)
 
-    def _rebase(self, base: int, terms: MeterTerms) -> None:
-        if terms.policy.exclusive and self.read:
+    def _rebase(self, base: int, terms: MeterTerms, *, cold: bool) -> None:
+        # A predecessor is somebody else: its spend must be able to raise the base.
+        if terms.policy.exclusive and self.read and not cold:
             floor = self.floor
             self.shared = floor is not None and floor - self.unknown > self.base
             if not self.shared:

@@ -22,7 +22,7 @@ def ladder(books: Books, now: Moment, terms: Terms) -> tuple[Event, ...]:
     if books.asked == -math.inf:
         return ()
     age = now.fast - books.asked_fast
-    longest = max(float(mine.policy.max_age) for mine in terms.meters.values())  # type: ignore[arg-type] # seconds
+    longest = max(mine.max_age for mine in terms.meters.values())
     if age > longest:
         state = "expired"
     elif age > 2.0 * terms.polls.longest:
@@ -95,18 +95,20 @@ class Observe:
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
         asked = self.claim.asked
         newest = asked.slow >= books.asked
-        if books.cold_from is not None and asked.slow > books.cold_from + terms.settled:
-            books.cold_from = None
         for name in self._named(terms):
             usage, mine = self.reading.usages[name], terms.meters[name]
             meter = books.meter(name)
             first, drift = not meter.read, meter.drift
-            meter.observe(usage, asked, mine, trusted=self.trusted)
+            cold = books.chilled(meter, terms)
+            meter.observe(usage, asked, mine, trusted=self.trusted, cold=cold)
             if first and usage.limit is not None:
                 share = int(mine.policy.cold_reserve * usage.limit)
                 meter.cold = max(0, min(share, (usage.limit - usage.used) // 4))
             if meter.drift > drift and usage.limit is not None:
                 events.append(self._drifted(name, meter.drift, terms))
+        if not any(books.chilled(meter, terms) for meter in books.meters.values() if meter.read):
+            # A meter that this answer leaves out stays cold.
+            books.cold_from = None
         if newest:
             books.asked, books.asked_fast = asked.slow, asked.fast
             books.asked_wall = asked.wall

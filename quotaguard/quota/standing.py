@@ -8,7 +8,7 @@ from datetime import datetime
 
 from quotaguard.quota.account import Books, Terms
 from quotaguard.quota.decide import judge
-from quotaguard.quota.readings import Amount, Moment, Period, amount
+from quotaguard.quota.readings import Moment, Period, amount
 from quotaguard.quota.verdicts import Later, Pending, Spent, Unknown, Verdict
 
 __all__ = ["Decision", "Row", "Standing", "decision", "standing"]
@@ -27,7 +27,7 @@ class Decision:
     goes: bool
     reason: str = ""
     meter: str | None = None
-    headroom: Amount | None = None
+    headroom: float | None = None
     delay: float | None = 0.0
     resets_at: datetime | None = None
 
@@ -48,15 +48,15 @@ class Row:
     """
 
     meter: str
-    used: Amount
-    limit: Amount | None
-    reserved: Amount
-    headroom: Amount | None
-    margin: Amount
+    used: float
+    limit: float | None
+    reserved: float
+    headroom: float | None
+    margin: float
     period: Period
     delay: float | None
     read_at: datetime | None
-    drift: Amount
+    drift: float
 
 
 @dataclass(frozen=True, slots=True)

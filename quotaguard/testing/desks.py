@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -46,21 +47,14 @@ def terms_of(rules: Rules, name: str = NAMES[0]) -> MeterTerms:
         margin=0,
         warn_at=(),
         slack={"critical": 1.0},
+        lag=rules.lag,
+        late=rules.late,
         exclusive=rules.exclusive,
         max_age=1e9,
         cold_reserve=rules.cold,
     )
-    return MeterTerms(
-        meter=Meter(name),
-        policy=policy,
-        lag=rules.lag,
-        late=rules.late,
-        paranoid=rules.paranoid,
-        tick=rules.tick,
-        overage=0,
-        margin=0,
-        share=0.0,
-    )
+    terms = MeterTerms.of(Meter(name), policy)
+    return replace(terms, paranoid=rules.paranoid, tick=rules.tick)
 
 
 @lru_cache(maxsize=1024)
@@ -240,9 +234,9 @@ class BooksDesk:
         entry = Reserve("r", self._cost(price), "critical", may_poll=False)
         return isinstance(self._post(entry, now).verdict, Granted)
 
-    def settle(self, price: int, actual: int, now: int) -> None:  # noqa: ARG002 - the books hear of it later
+    def settle(self, price: int, actual: int, now: int) -> None:
         """End a call that cost *actual*, from memory."""
-        self.holder.settle(self._cost(price), self._cost(actual))
+        self.holder.settle(self._cost(price), self._cost(actual), now)
 
     def lose(self, price: int, until: int, now: int) -> None:  # noqa: ARG002 - see settle
         """Keep it open until it can no longer be charged late."""

@@ -156,7 +156,7 @@ class SimulatedProvider:
         self.lag, self.scattered = lag, scattered
         self._fails = fails
         self._rate, self._burst, self._cycle = foreign, burst, cycle
-        self._period, self._shift, self._stale = period, shift, stale
+        self._length, self._shift, self._stale = period, shift, stale
         self._number = 0
         self._reset = 0.0
         self._ended: Reading | None = None
@@ -246,19 +246,20 @@ class SimulatedProvider:
             while coming and coming[0][0] <= at + 1e-9:
                 counter.shown += heapq.heappop(coming)[1]
             usages[name] = Usage(counter.shown + max(0, others), counter.limit)
-        return Reading(usages, self._named)
+        return Reading(usages, self.period)
 
     @property
-    def _named(self) -> Period:
-        if self._period is None:
+    def period(self) -> Period:
+        """The period that counts now, as polls name it sooner or later."""
+        if self._length is None:
             return Period()
-        first = WALL_START + self._number * self._period
-        return Period(first, first + self._period)
+        first = WALL_START + self._number * self._length
+        return Period(first, first + self._length)
 
     def _turn(self, at: float) -> None:
         """Begin the next period, once its time has come."""
-        while self._period is not None:
-            reset = (self._number + 1) * self._period + self._shift
+        while self._length is not None:
+            reset = (self._number + 1) * self._length + self._shift
             if at < reset:
                 return
             others = self._others(reset) - self._others(self._reset)
@@ -270,6 +271,6 @@ class SimulatedProvider:
                 counter.past_limit += counter.limit or 0
                 counter.used = counter.shown = 0
                 counter.coming = []
-            self._ended = Reading(usages, self._named)
+            self._ended = Reading(usages, self.period)
             self._number += 1
             self._reset = reset
