@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, assert_never
 from quotaguard.errors import ProviderError, StatsUnreadable
 from quotaguard.quota.admission import Answer, Poll, Post, Sleep, Tell, observing
 from quotaguard.quota.entries import Reserve
-from quotaguard.quota.verdicts import Granted
+from quotaguard.quota.verdicts import Due, Granted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from quotaguard.ledgers import Waiter
+    from quotaguard.ledgers import Place, Waiter
     from quotaguard.quota.admission import Ask
     from quotaguard.quota.readings import Reading
     from quotaguard.spending import Spending
 
 __all__ = ["adrive", "drive"]
 
-_places = itertools.count()
+_numbers = itertools.count()
 
 
 def drive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noqa: ANN401 - the story's
@@ -85,7 +85,7 @@ class _Caller:
 
     def __init__(self, spending: Spending) -> None:
         self.spending = spending
-        self.place: tuple[float, int] | None = None
+        self.place: Place | None = None
         self.meters: frozenset[str] = frozenset()
         self.seen = 0
 
@@ -95,19 +95,21 @@ class _Caller:
             self.spending.tell(ask.event)
             return None
         entry = ask.entry
-        self.seen = self.spending.holder.queue.changes
+        line = self.spending.holder.queue
+        self.seen = line.changes
+        if self.place is not None:
+            line.stand(self.place, self.meters, None)
         verdict = self.spending.post(entry)
         if isinstance(entry, Reserve):
             self.meters = frozenset(entry.cost)
-            if self.place is not None:
-                # Pass the news on: to the next in line if there may be more, else to
-                # the next whom this meter does not concern.
-                but = None if isinstance(verdict, Granted) else self.meters
-                self.spending.holder.queue.wake(after=self.place, but=but)
+            if self.place is not None and not isinstance(verdict, Granted | Due):
+                # Nothing here: the news may be for the next whom other meters concern.
+                line.wake(after=self.place, but=self.meters)
         return verdict
 
     def handed_over(self, ask: Poll) -> Answer | None:
         """Give the poll to the background thread, where the guard has one."""
+        self.step_out()
         if ask.here or not self.spending.background:
             return None
         BACKGROUND.poll(self.spending, ask)
@@ -137,17 +139,23 @@ class _Caller:
         if ask.undo is not None:
             self.spending.post(ask.undo)
 
-    def join(self, ask: Sleep, waiter: Waiter) -> bool:
-        """Stand in line; False if the books have changed since they were looked at."""
+    def lie_down(self, ask: Sleep, waiter: Waiter) -> bool:
+        """Sleep in line; False if the books have changed since they were looked at."""
         line = self.spending.holder.queue
         if self.place is None:
-            self.place = (-self.spending.policy.slack.get(ask.priority, 0.0), next(_places))
-        line.join(*self.place, self.meters, waiter)
+            self.place = (-self.spending.policy.slack.get(ask.priority, 0.0), next(_numbers))
+        line.stand(self.place, self.meters, waiter)
         return line.changes == self.seen
+
+    def step_out(self) -> None:
+        """Make room while a poll is under way: others need not wait for it."""
+        if self.place is not None:
+            self.spending.holder.queue.leave(self.place)
 
     def leave(self) -> None:
         """The story ended: whoever stands behind moves up."""
         if self.place is not None:
+            self.spending.holder.queue.leave(self.place)
             self.spending.holder.queue.wake(after=self.place)
 
 
@@ -184,22 +192,16 @@ class _Alarm:
 def _sleep(caller: _Caller, ask: Sleep) -> float:
     bell = _Bell()
     spending = caller.spending
-    try:
-        if caller.join(ask, bell):
-            spending.clock.wait(bell.event, ask.seconds)
-    finally:
-        spending.holder.queue.leave(bell)
+    if caller.lie_down(ask, bell):
+        spending.clock.wait(bell.event, ask.seconds)
     return spending.clock.fast()
 
 
 async def _asleep(caller: _Caller, ask: Sleep) -> float:
     alarm = _Alarm()
     spending = caller.spending
-    try:
-        if caller.join(ask, alarm):
-            await spending.clock.await_(alarm.event, ask.seconds)
-    finally:
-        spending.holder.queue.leave(alarm)
+    if caller.lie_down(ask, alarm):
+        await spending.clock.await_(alarm.event, ask.seconds)
     return spending.clock.fast()
 
 

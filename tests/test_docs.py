@@ -2,7 +2,8 @@
 
 Every page is one program from top to bottom, run against a fake provider on loopback.
 The pages say what a reader types, so what stands for the real thing is exchanged:
-`STAND_INS`. A block marked ``output`` is compared with what was printed above it.
+`STAND_INS`. A block marked ``output`` is compared with what was printed above it; tests
+that a block defines are called.
 """
 
 from __future__ import annotations
@@ -69,10 +70,15 @@ class Reader:
 
     def types(self, example: Example) -> None:
         """Run a block, in the names that the blocks above it have left."""
+        names = example.namespace
         # Functions and classes look up their module by this name.
-        example.namespace.setdefault("__name__", "__main__")
+        names.setdefault("__name__", "__main__")
+        known = set(names)
         with contextlib.redirect_stdout(self.printed):
             self._run(example)
+            for name in sorted(set(names) - known):
+                if name.startswith("test_"):
+                    names[name]()
 
     def compares(self, example: Example) -> None:
         """Compare what was printed since the last time."""
@@ -136,8 +142,9 @@ def test_a_page_runs(path: Path, exchanged: Callable[[str], str]) -> None:
         ("```python\n1 / 0\n```\n", ZeroDivisionError),
         ("```python\nprint(1)\n```\n\n```output\n2\n```\n", AssertionError),
         ("```python\nprint(1)\n```\n", AssertionError),
+        ("```python\ndef test_it():\n    assert 1 > 2\n```\n", AssertionError),
     ],
-    ids=["a block that fails", "another output", "an output not shown"],
+    ids=["a block that fails", "another output", "an output not shown", "a test that fails"],
 )
 def test_a_wrong_page_fails(text: str, fault: type[Exception]) -> None:
     """The reader does not look away."""

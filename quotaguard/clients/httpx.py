@@ -6,14 +6,23 @@ redirects, authentication retries, whatever a retrying transport outside does.
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import httpx
 
-from quotaguard.clients import exchange
+from quotaguard.clients.exchange import (
+    AsyncWitness,
+    HeaderView,
+    Witness,
+    guarded,
+    leaves,
+    options,
+    origin_of,
+    refused_stream,
+    repeats,
+    turned_away,
+)
 from quotaguard.errors import ConfigError, QuotaGuardError, Refusal
 from quotaguard.quota.calls import Call
 
@@ -30,13 +39,6 @@ _OURS: Final = "quotaguard"
 _FIRST: Final = "quotaguard.origin"
 """Extensions travel along redirects, so here the origin is noted that the keys are for."""
 
-_REPEATS: Final = re.compile(r"Retr(?:y|ies)|Tenacity|Backoff|Cach(?:e|ing)", re.IGNORECASE)
-"""By the name of the class: httpx-retries, hishel, pydantic-ai and people's own say it there."""
-
-_REPEATING_PACKAGES: Final = frozenset(
-    {"hishel", "httpx_cache", "httpx_retries", "httpx_retry", "tenacity"}
-)
-
 _NEVER_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -44,9 +46,6 @@ _NEVER_SENT: Final = (
     httpx.UnsupportedProtocol,
     QuotaGuardError,  # another account's guard inside
 )
-
-_REFUSED_STREAM: Final = 7
-"""RFC 9113, 8.7: the server has not processed anything of it."""
 
 
 class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -101,7 +100,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         witness = None
         try:
             if inner.__class__ is httpx.HTTPTransport:
-                request, witness = _witnessed(request, _Witness)
+                request, witness = _witnessed(request, Witness)
             response: httpx.Response = inner.handle_request(request)
             tap = _answered(passage, response)
             if tap is not None:
@@ -132,7 +131,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         witness = None
         try:
             if inner.__class__ is httpx.AsyncHTTPTransport:
-                request, witness = _witnessed(request, _AsyncWitness)
+                request, witness = _witnessed(request, AsyncWitness)
             response: httpx.Response = await inner.handle_async_request(request)
             tap = _answered(passage, response)
             if tap is not None:
@@ -145,25 +144,25 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def _passage(self, request: httpx.Request) -> Passage | None:
         url, extensions = request.url, request.extensions
-        origin = exchange.origin_of(url.scheme, url.netloc.decode("ascii"))
+        origin = origin_of(url.scheme, url.netloc.decode("ascii"))
         first = extensions.setdefault(_FIRST, origin)
-        if first != origin and exchange.leaves(first, origin):
+        if first != origin and leaves(first, origin):
             for name in self._spending.provider.key_headers:
                 request.headers.pop(name, None)
         try:
             body = request.content
         except httpx.RequestNotRead:
             body = None
-        call = Call(request.method, origin, url.path, _Headers(request.headers), body)
+        call = Call(request.method, origin, url.path, HeaderView(request.headers.raw), body)
         told = extensions.get(_OURS)
         if told is None:
-            return exchange.guarded(self._spending, call)
-        return exchange.guarded(self._spending, call, *exchange.options(self._spending, told))
+            return guarded(self._spending, call)
+        return guarded(self._spending, call, *options(self._spending, told))
 
     def _refused(self, passage: Passage, refusal: Refusal) -> httpx.Response:
         if self._spending.policy.on_exhausted != "respond":
             raise refusal
-        said = exchange.turned_away(refusal, self._spending.clock.now().wall)
+        said = turned_away(refusal, self._spending.clock.now().wall)
         return httpx.Response(
             said.status,
             headers=said.headers,
@@ -256,23 +255,21 @@ def attach(spending: Spending, client: httpx.Client | httpx.AsyncClient) -> None
     made: dict[int, Any] = {}
 
     def around(transport: Any) -> Any:  # noqa: ANN401 - of either colour
-        if transport is None or _has(transport, spending):
+        if transport is None or any(guard is spending for guard in _guards(transport)):
             return transport
         if id(transport) not in made:
             made[id(transport)] = QuotaTransport(spending, transport)
         return made[id(transport)]
 
-    mounts = {pattern: around(transport) for pattern, transport in inside._mounts.items()}
-    inside._transport, inside._mounts = around(inside._transport), mounts
+    mounts = {pattern: around(mount) for pattern, mount in inside._mounts.items()}  # noqa: SLF001 - see above
+    inside._transport, inside._mounts = around(inside._transport), mounts  # noqa: SLF001 - as above
 
 
-def _has(transport: object, spending: Spending) -> bool:
-    """Whether this very guard is in *transport* already."""
+def _guards(transport: object) -> Iterator[Spending]:
+    """Yield the guards that are in *transport* already, outermost first."""
     while isinstance(transport, QuotaTransport):
-        if transport._spending is spending:
-            return True
-        transport = transport._inner
-    return False
+        yield transport._spending  # noqa: SLF001 - this module's own
+        transport = transport._inner  # noqa: SLF001 - as above
 
 
 def _check(spending: Spending, inner: object) -> None:
@@ -281,27 +278,24 @@ def _check(spending: Spending, inner: object) -> None:
     if isinstance(inner, type) or not (
         hasattr(inner, "handle_request") or hasattr(inner, "handle_async_request")
     ):
-        kind = f"the class {inner.__name__}" if isinstance(inner, type) else type(inner).__name__
-        msg = f"an inner transport is an httpx transport, not {kind}"
+        kind = inner if isinstance(inner, type) else type(inner)
+        msg = f"guard.transport() takes an httpx transport, not {kind.__name__!r}"
         raise ConfigError(msg)
-    for kind in type(inner).__mro__:
-        if _REPEATS.search(kind.__name__) or kind.__module__.split(".")[0] in _REPEATING_PACKAGES:
-            name = type(inner).__name__
-            msg = (
-                f"{name} inside the guard repeats or answers calls by itself, uncounted: put it "
-                f"outside, {name}(transport=guard.transport(...)), so that every attempt is one "
-                "reservation. httpx.HTTPTransport(retries=...) may stay, it only connects again"
-            )
-            raise ConfigError(msg)
-    within = inner
-    while isinstance(within, QuotaTransport):
-        if within._spending.provider.account == spending.provider.account:
-            msg = (
-                f"this transport is guarded for the same {spending.provider.name} account "
-                "already: every call would be charged twice; guard it once"
-            )
-            raise ConfigError(msg)
-        within = within._inner
+    if repeats(type(inner)):
+        name = type(inner).__name__
+        msg = (
+            f"{name} inside the guard repeats or answers calls by itself, uncounted: put it "
+            f"outside, {name}(transport=guard.transport(...)), so that every attempt is one "
+            "reservation. httpx.HTTPTransport(retries=...) may stay, it only connects again"
+        )
+        raise ConfigError(msg)
+    account = spending.provider.account
+    if any(guard.provider.account == account for guard in _guards(inner)):
+        msg = (
+            f"this transport is guarded for the same {spending.provider.name} account "
+            "already: every call would be charged twice; guard it once"
+        )
+        raise ConfigError(msg)
 
 
 def _wrong_colour(inner: object, how: str, client: str) -> NoReturn:
@@ -313,7 +307,7 @@ def _wrong_colour(inner: object, how: str, client: str) -> NoReturn:
 def _answered(passage: Passage, response: httpx.Response) -> Tap | None:
     """End the call as far as the headers tell; return what must listen to the body."""
     response.extensions[_OURS] = passage.receipt
-    tap = passage.answered(response.status_code, _Headers(response.headers))
+    tap = passage.answered(response.status_code, HeaderView(response.headers.raw))
     if tap is None:
         return None
     try:
@@ -325,83 +319,10 @@ def _answered(passage: Passage, response: httpx.Response) -> Tap | None:
     return None
 
 
-class _Headers(Mapping[str, str]):
-    """httpx's headers, looked up by lower-case names; nothing is decoded before.
-
-    httpx.Headers guesses the encoding of all of them at the first look, which takes
-    longer than the decision.
-    """
-
-    __slots__ = ("_headers",)
-
-    def __init__(self, headers: httpx.Headers) -> None:
-        self._headers = headers
-
-    def __getitem__(self, name: str) -> str:
-        said = self.get(name)
-        if said is None:
-            raise KeyError(name)
-        return said
-
-    def get(self, name: str, default: Any = None) -> Any:  # type: ignore[override] # noqa: ANN401
-        """Return the value; repeated ones are joined by a comma."""
-        wanted, size, found = name.encode(), len(name), default
-        for key, value in self._headers.raw:
-            if len(key) == size and key.lower() == wanted:
-                said = value.decode("latin-1")
-                found = said if found is default else f"{found}, {said}"
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._headers)
-
-    def __len__(self) -> int:
-        return len(self._headers)
-
-
 # -- what was sent --------------------------------------------------------------
 
 
-class _Witness:
-    """Sees when httpcore begins to send the request itself, not a proxy's CONNECT.
-
-    It is the only proof: the exceptions do not tell a request that broke on its way
-    out from one that was answered by silence.
-    """
-
-    __slots__ = ("_theirs", "started")
-
-    def __init__(self, theirs: Any) -> None:  # noqa: ANN401 - the application's own trace
-        self._theirs = theirs
-        self.started = False
-
-    def __call__(self, name: str, info: dict[str, Any]) -> Any:  # noqa: ANN401 - httpcore checks it
-        """Note *name*, and pass it on."""
-        self._note(name, info)
-        return None if self._theirs is None else self._theirs(name, info)
-
-    def _note(self, name: str, info: dict[str, Any]) -> None:
-        if name.endswith(".send_request_headers.started"):
-            request = info.get("request")
-            if getattr(request, "method", b"") != b"CONNECT":
-                self.started = True
-        elif name.endswith(".send_request_headers.failed"):
-            # h11 or h2 did not take the headers; nothing of them was written.
-            if type(info.get("exception")).__name__ == "LocalProtocolError":
-                self.started = False
-
-
-class _AsyncWitness(_Witness):
-    __slots__ = ()
-
-    async def __call__(self, name: str, info: dict[str, Any]) -> None:
-        """Note *name*, and pass it on."""
-        self._note(name, info)
-        if self._theirs is not None:
-            await self._theirs(name, info)
-
-
-def _witnessed(request: httpx.Request, kind: type[_Witness]) -> tuple[httpx.Request, _Witness]:
+def _witnessed(request: httpx.Request, kind: type[Witness]) -> tuple[httpx.Request, Witness]:
     """Return *request* as it goes to httpcore, with a witness in its trace.
 
     It is a copy: extensions travel along redirects, and there no witness may pile up.
@@ -418,30 +339,13 @@ def _witnessed(request: httpx.Request, kind: type[_Witness]) -> tuple[httpx.Requ
     return copy, witness
 
 
-def _sent(error: BaseException, witness: _Witness | None) -> bool:
+def _sent(error: BaseException, witness: Witness | None) -> bool:
     """Whether the call may have reached the provider; in doubt it has."""
-    if _refused_stream(error):
+    if isinstance(error, httpx.RemoteProtocolError) and refused_stream(error.__cause__):
         return False
     if witness is not None:
         return witness.started
     return not isinstance(error, _NEVER_SENT)
-
-
-def _refused_stream(error: BaseException) -> bool:
-    """Whether the server said that it did not process the request (HTTP/2).
-
-    httpcore keeps h2's event in its exception. A GOAWAY that spares our stream needs
-    nothing here: httpcore sends the request again by itself.
-    """
-    cause = error.__cause__
-    if not isinstance(error, httpx.RemoteProtocolError) or cause is None or not cause.args:
-        return False
-    event = cause.args[0]
-    return (
-        type(event).__name__ == "StreamReset"
-        and bool(getattr(event, "remote_reset", False))
-        and getattr(event, "error_code", None) == _REFUSED_STREAM
-    )
 
 
 # -- bodies that decide ---------------------------------------------------------

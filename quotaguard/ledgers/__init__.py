@@ -16,7 +16,11 @@ from quotaguard.errors import Refusal, RefusalFacts
 from quotaguard.quota.account import Books, Entry, Posted, Terms
 from quotaguard.quota.allotment import Allotment
 
-__all__ = ["Denial", "Holder", "Ledger", "Waiter"]
+__all__ = ["Denial", "Holder", "Ledger", "Place", "Waiter", "WaitingLine"]
+
+
+Place = tuple[float, int]
+"""A place in line: the less of the budget line, the better; then first come."""
 
 
 class Waiter(Protocol):
@@ -79,16 +83,17 @@ class WaitingLine(Protocol):
 
     changes: int
 
-    def join(self, rank: float, place: int, meters: frozenset[str], waiter: Waiter) -> None:
-        """Stand in line; *place* is kept from one wait of a call to its next."""
+    def stand(self, place: Place, meters: frozenset[str], waiter: Waiter | None) -> None:
+        """Stand in line: asleep with a *waiter*, or awake and asking the books."""
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, place: Place) -> None:
         """Stop waiting; whoever is not in line is not missed."""
 
-    def wake(
-        self, *, after: tuple[float, int] | None = None, but: frozenset[str] | None = None
-    ) -> None:
-        """Wake the first in line, or the first behind *after* of other meters than *but*."""
+    def wake(self, *, after: Place | None = None, but: frozenset[str] | None = None) -> None:
+        """Wake the first in line, or the first behind *after* of other meters than *but*.
+
+        One who is awake already passes the news on when it has asked.
+        """
 
 
 class Ledger(Protocol):

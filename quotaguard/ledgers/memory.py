@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from quotaguard.clock import Clock
-    from quotaguard.ledgers import Denial, Waiter, WaitingLine
+    from quotaguard.ledgers import Denial, Place, Waiter, WaitingLine
     from quotaguard.quota.account import Entry, Terms
     from quotaguard.quota.readings import Moment
 
@@ -202,38 +202,40 @@ class _Line:
     def __init__(self) -> None:
         self.changes = 0
         self._lock = threading.Lock()
-        self._waiting: list[tuple[float, int, frozenset[str], Waiter]] = []
+        self._places: list[Place] = []
+        self._callers: dict[Place, tuple[frozenset[str], Waiter | None]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._places)
 
-    def join(self, rank: float, place: int, meters: frozenset[str], waiter: Waiter) -> None:
-        """Stand in line; *place* is kept from one wait of a call to its next."""
+    def stand(self, place: Place, meters: frozenset[str], waiter: Waiter | None) -> None:
+        """Stand in line: asleep with a *waiter*, or awake and asking the books."""
         with self._lock:
-            key = (rank, place)
-            bisect.insort(self._waiting, (*key, meters, waiter), key=lambda item: item[:2])
+            if place not in self._callers:
+                bisect.insort(self._places, place)
+            self._callers[place] = meters, waiter
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, place: Place) -> None:
         """Stop waiting; whoever is not in line is not missed."""
         with self._lock:
-            self._waiting = [item for item in self._waiting if item[3] is not waiter]
+            if self._callers.pop(place, None) is not None:
+                self._places.remove(place)
 
-    def wake(
-        self,
-        *,
-        after: tuple[float, int] | None = None,
-        but: frozenset[str] | None = None,
-    ) -> None:
-        """Wake the first in line, or the first behind *after* of other meters than *but*."""
+    def wake(self, *, after: Place | None = None, but: frozenset[str] | None = None) -> None:
+        """Wake the first in line, or the first behind *after* of other meters than *but*.
+
+        One who is awake already passes the news on when it has asked.
+        """
         with self._lock:
-            for index, (rank, place, meters, waiter) in enumerate(self._waiting):
-                behind = after is None or (rank, place) > after
-                if behind and meters != but:
-                    del self._waiting[index]
+            for place in self._places:
+                meters, waiter = self._callers[place]
+                if (after is None or place > after) and meters != but:
+                    self._callers[place] = meters, None
                     break
             else:
                 return
-        waiter.wake()
+        if waiter is not None:
+            waiter.wake()
 
 
 _LEDGERS: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()

@@ -186,10 +186,12 @@ def reserving(request: Request) -> Story:
             case Later(facts=facts, delay=delay, reason=reason, slot=slot):
                 pass
             case Spent(facts=facts, polled=polled):
-                delay, reason = _patience(request, verdict), "part of the spend is not confirmed"
+                delay = _patience(request, verdict, request.max_wait - waited)
+                reason = "part of the spend is not confirmed"
             case _:
                 return (yield from _refuse(request, verdict, error, now))
-        if delay > request.max_wait - waited and not isinstance(verdict, Pending):
+        late = delay > request.max_wait - waited or delay == math.inf
+        if late and not isinstance(verdict, Pending):
             return (yield from _refuse(request, verdict, error, now))
         yield Tell(_delayed(request, facts, delay, reason))
         undo = None if slot is None else GiveBack(request.priority, slot, request.cost)
@@ -201,10 +203,11 @@ def reserving(request: Request) -> Story:
             now = woken
 
 
-def _patience(request: Request, spent: Spent) -> float:
-    """Return how long a spent meter is worth waiting for."""
+def _patience(request: Request, spent: Spent, left: float) -> float:
+    """Return how long a spent meter is worth waiting for, by who has *left* seconds."""
     if spent.heals is not None:
-        return spent.heals
+        # A poll under way answers long before its claim ends.
+        return min(spent.heals, left) if spent.polled and left > 0.0 else spent.heals
     if request.on_exhausted == "wait" and spent.turns is not None:
         return spent.turns
     return math.inf

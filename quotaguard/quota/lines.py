@@ -96,7 +96,7 @@ def line(slack: float, share: float, limit: int) -> int:
 
 
 def wait_for(
-    remaining: int,
+    remaining: float,
     slack: float,
     limit: int,
     period: Period,

@@ -351,6 +351,8 @@ class MeterBooks:
         """
         self.base = -self.marker(earliest)
         self.forget()
+        # Calls that begin from here on are surely charged in the new period.
+        self.floor = -(self.spent + self.held)
 
     def forget(self) -> None:
         """Drop what only the old period knew."""

@@ -24,7 +24,8 @@ from quotaguard.quota.admission import Answer, Poll, Post, Sleep, Tell, polling
 from quotaguard.quota.entries import AskToPoll
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.verdicts import Due, Granted
-from quotaguard.reservation import ASK, Reservation
+from quotaguard.opening import ASK
+from quotaguard.reservation import Reservation
 from quotaguard.spending import Spending, terms_of
 from quotaguard.testing.simulated import Figures, SimulatedCall, SimulatedProvider, VirtualClock
 
@@ -73,7 +74,6 @@ class _Bell:
     def ring(self) -> None:
         if not self.rung:
             self.rung = True
-            self._visit.caller.spending.holder.queue.leave(self)
             self._visit.slept += self._simulator.elapsed - self._began
             self._simulator._go_on(self._visit, self._simulator.clock.fast())
 
@@ -250,6 +250,7 @@ class Simulator:
                     case Post() | Tell():
                         answer = visit.caller.note(ask)
                     case Poll():
+                        visit.caller.handed_over(ask)
                         self._ask(visit)
                         return
                     case Sleep():
@@ -282,7 +283,7 @@ class Simulator:
     def _rest(self, visit: _Visit, ask: Sleep) -> None:
         bell = _Bell(self, visit)
         due = self.elapsed
-        if visit.caller.join(ask, bell):
+        if visit.caller.lie_down(ask, bell):
             due += ask.seconds
         self.at(due, bell.ring)
 

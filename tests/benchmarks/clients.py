@@ -9,7 +9,6 @@ from time import perf_counter_ns
 from typing import Any
 
 import httpx
-
 from guards import FAR_OFF, METER, warmed
 from peers import Entered
 from timing import (
@@ -134,5 +133,11 @@ def requests(scale: Scale) -> Section:
         said, target = judged(more[len(more) // 2] / 1000, 8.0, " us")
         best = (min(figures[guarded]) - min(figures[bare])) / 1000
         rows.append((guarded, span(figures[guarded], 1, 1000), said, f"{best:,.1f} us", target))
-    heads = ("", "us/request min / median / max", "added, paired median", "best less best", "target")
+    heads = (
+        "",
+        "us/request min / median / max",
+        "added, paired median",
+        "best less best",
+        "target",
+    )
     return Section("G. A guarded httpx client over MockTransport", heads, rows)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
 
-from guards import COST, FAR, FAR_OFF, METER, SPENT, Office, warmed
+from guards import COST, FAR_OFF, METER, SPENT, Office, warmed
 from peers import PEERS, Entered
-from quotaguard import Guard, Policy, Refusal
 from timing import (
     FLOOR,
     HEADS,
@@ -23,13 +22,14 @@ from timing import (
     floor,
     judged,
     loop,
-    nothing,
     race,
     ratio,
     span,
     table,
     uncollected,
 )
+
+from quotaguard import Guard, Policy, Refusal
 
 SETTLED = """\
 with guard.reserve({'person.enrichment.matches': 1}) as reservation:
@@ -49,15 +49,20 @@ ONE_THREAD = "reserve, settle(cost)"
 BARE_SETTLE = "reserve, settle()"
 REFUSAL = "reserve, refused"
 CHECK_YES = "check, it would go"
-CHECK_NO = "check, it would not"
+CHECK_NO = "check, a call was refused before"
+CHECK_ALONE = "check, it would not; nobody asks but check"
 
 
-def _guarded(statement: str, office: Office = FAR_OFF) -> Entered:
-    guard = office.guard()
-    if office is SPENT:
+def _guarded(statement: str) -> Entered:
+    guard = warmed(FAR_OFF.guard())
+    return loop(statement, guard=guard), guard.close
+
+
+def _exhausted(statement: str, *, refusals: int = 2) -> Entered:
+    """Time a guard of a spent quota; the first refusal polls, the second knows."""
+    guard = SPENT.guard()
+    for _ in range(refusals):
         _refused(guard)
-    else:
-        warmed(guard)
     return loop(statement, guard=guard, Refusal=Refusal), guard.close
 
 
@@ -105,12 +110,13 @@ def refusals(scale: Scale) -> Section:
     """J: an exhausted quota, and the question whether a call would go."""
     runners = (
         at_floor(),
-        Runner(REFUSAL, partial(_guarded, REFUSED, SPENT)),
+        Runner(REFUSAL, partial(_exhausted, REFUSED)),
         Runner(CHECK_YES, partial(_guarded, CHECKED)),
-        Runner(CHECK_NO, partial(_guarded, CHECKED, SPENT)),
+        Runner(CHECK_NO, partial(_exhausted, CHECKED)),
+        Runner(CHECK_ALONE, partial(_exhausted, CHECKED, refusals=1)),
     )
     figures = race(runners, scale.repeats, scale.calls)
-    rows = table(figures, dict.fromkeys((REFUSAL, CHECK_YES, CHECK_NO), 12.0))
+    rows = table(figures, dict.fromkeys((REFUSAL, CHECK_YES, CHECK_NO, CHECK_ALONE), 12.0))
     notes = "The floor counts; a refusal raises, and is caught where it is raised."
     return Section("J. A refusal, and check()", HEADS, rows, notes)
 

@@ -18,7 +18,7 @@ import threading
 import timeit
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
@@ -73,7 +73,7 @@ class Section:
 
     title: str
     heads: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[str, ...]]
     notes: str = ""
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ def loop(statement: str, **names: object) -> Run:
     setup = "; ".join(f"{name} = _{name}" for name in names) or "pass"
     given = {f"_{name}": value for name, value in names.items()}
     # timeit switches collection off by itself, and does not collect before.
-    timer = timeit.Timer(statement, setup, timer=perf_counter_ns, globals=given)  # type: ignore[arg-type] # ns for s
+    timer = timeit.Timer(statement, setup, timer=perf_counter_ns, globals=given)
     return timer.timeit
 
 
@@ -120,7 +120,7 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def floor() -> Run:
+def counter() -> Callable[[], None]:
     """Return the cheapest thing that could count calls of several threads."""
     lock = threading.Lock()
     count = 0
@@ -130,7 +130,12 @@ def floor() -> Run:
         with lock:
             count += 1
 
-    return loop("one()", one=one)
+    return one
+
+
+def floor() -> Run:
+    """Return a runner of one `counter`."""
+    return loop("one()", one=counter())
 
 
 def at_floor() -> Runner:

@@ -178,9 +178,9 @@ class Laws:
         else:
             assert isinstance(refusal, QuotaExhausted | WaitTooLong)
             assert gate + count > meter.limit, ("room", name, gate, count, meter.limit)
+        true = provider.used(name, self.simulator.elapsed) + self.simulator.coming[name]
         told = self.simulator.books.period == provider.period
         if refusal.facts.retry_after is None and told and not self.refunded:
-            true = provider.used(name, self.simulator.elapsed) + self.simulator.coming[name]
             margin = meter.margin(meter.asked_fast, mine)
             assert true + margin + count > meter.limit, ("proven room", name, true, count)
 
@@ -254,6 +254,9 @@ def arrivals(setting: Setting, policy: Policy, chance: Random) -> list[Simulated
             after = chance.randint(0, int(takes / TICK) + late) * TICK
         elif takes:
             after = chance.randint(0, int(takes / TICK)) * TICK
+        if setting.restart and after is not None:
+            # A2: when a process dies, what it sent is charged within `late`, or never.
+            after = min(after, late * TICK)
         calls.append(
             SimulatedCall(
                 at,
@@ -294,7 +297,8 @@ def vendor(setting: Setting, policy: Policy, chance: Random) -> SimulatedProvide
     if setting.period:
         settings["period"] = PERIOD
         settings["shift"] = float(chance.randint(-4, 4))
-        settings["stale"] = chance.choice((0.0, 1.0, 8.0))
+        # A1 for periods: within the lag the answers turn too.
+        settings["stale"] = chance.choice((0.0, lag / 2.0, lag))
     if setting.fails:
         settings["fails"] = 0.3
     return SimulatedProvider(
@@ -390,7 +394,7 @@ def heals(laws: Laws, terms: Terms) -> None:
         provider._fails = 0.0
     late = max(mine.late for mine in terms.meters.values())
     lag = max(mine.settled for mine in terms.meters.values())
-    simulator.run(until=simulator.elapsed + late)
+    simulator.run(until=simulator.elapsed + late + TICK)
     simulator.spending.post(Touch())
     for name, meter in simulator.books.meters.items():
         assert meter.held == 0, ("I7 held", name, meter.held)

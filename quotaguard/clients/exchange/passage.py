@@ -1,24 +1,15 @@
-"""What all HTTP clients share: from a request to its reservation, from a reply to its bill.
-
-Nothing here knows a client library, waits, or does I/O. A client makes a `Call` of its
-request, asks `guarded` for a `Passage`, reserves, sends, and tells the passage what came
-back: `answered`, or `lost`. Every passage ends exactly once, whatever happens in between.
-"""
+"""One guarded call: its price before, its bill after, and what the application may see."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import weakref
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from ipaddress import IPv6Address
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from quotaguard.errors import ConfigError, CostTooLarge, QuotaExhausted, Refusal
-from quotaguard.quota.calls import Bill, Call, Outcome, Price
+from quotaguard.clients.exchange.bodies import BODY_CAP, decoded
+from quotaguard.errors import ConfigError
+from quotaguard.quota.calls import Bill, Call, Cost, Outcome, Price
 from quotaguard.quota.entries import Blocked, Pause
 from quotaguard.reservation import DEFERRED, OPEN, Reservation
 from quotaguard.spending import SWITCH, Spending
@@ -26,22 +17,7 @@ from quotaguard.spending import SWITCH, Spending
 if TYPE_CHECKING:
     from quotaguard.quota.policy import Duration
 
-__all__ = [
-    "BODY_CAP",
-    "Passage",
-    "Receipt",
-    "Tap",
-    "TurnedAway",
-    "decoded",
-    "guarded",
-    "leaves",
-    "options",
-    "origin_of",
-    "turned_away",
-]
-
-BODY_CAP: Final = 256 * 1024
-"""Bytes of a reply that a bill may be read from, raw and decoded."""
+__all__ = ["Passage", "Receipt", "Tap", "guarded", "options"]
 
 _OPTIONS: Final = ("priority", "max_wait")
 
@@ -120,8 +96,7 @@ class Passage:
         self._spending = spending
         self._call = call
         self._price = price
-        # A plain dict takes the fast lane; a provider's own mapping is read-only.
-        self.reservation = Reservation(spending, dict(price.cost), priority, max_wait)
+        self.reservation = Reservation(spending, _plain(price.cost), priority, max_wait)
 
     @property
     def receipt(self) -> Receipt:
@@ -150,7 +125,9 @@ class Passage:
         try:
             bill = self._spending.provider.bill(self._call, Outcome(status, headers, body))
             if not bill.wants_body or body is not None:
-                self._end(bill)
+                self._charge(bill)
+                if bill.evidence:
+                    self._heed(bill)
                 return None
             if bill.cost is not None or bill.deferred:
                 self._charge(bill)
@@ -165,18 +142,19 @@ class Passage:
             bill = self._spending.provider.bill(self._call, outcome)
             if not whole:
                 self.lost(sent=True)
-            self._end(bill)
+            self._charge(bill)
+            self._heed(bill)
         except Exception as error:  # noqa: BLE001 - as above
             self._cannot_bill(error)
 
-    def _end(self, bill: Bill) -> None:
-        self._charge(bill)
-        if bill.evidence and not SWITCH.off:
-            for evidence in bill.evidence:
-                if evidence.kind == "exhausted":
-                    self._spending.post(Blocked(evidence.meters))
-                else:
-                    self._spending.post(Pause(evidence.seconds))
+    def _heed(self, bill: Bill) -> None:
+        if SWITCH.off:
+            return
+        for evidence in bill.evidence:
+            if evidence.kind == "exhausted":
+                self._spending.post(Blocked(evidence.meters))
+            else:
+                self._spending.post(Pause(evidence.seconds))
 
     def _charge(self, bill: Bill) -> None:
         reservation, cost = self.reservation, bill.cost
@@ -187,7 +165,7 @@ class Passage:
         elif cost is None:
             reservation.give_up()
         elif cost:
-            reservation.settle(dict(cost))
+            reservation.settle(_plain(cost))
         else:
             reservation.release()
 
@@ -233,6 +211,13 @@ class Tap:
             body = b""
         self._raw.clear()
         self._passage.finish(Outcome(self._status, self._headers, body), whole=whole)
+
+
+def _plain(cost: Cost) -> dict[str, Any]:
+    """Return *cost* as the dict that takes the fast lane; providers' own are read-only."""
+    if cost.__class__ is MappingProxyType:
+        return cost.copy()  # several times as fast as dict()
+    return dict(cost)
 
 
 def guarded(
@@ -284,119 +269,3 @@ def _named(names: object) -> str:
 
 def _kind(told: object) -> str:
     return f"a {type(told).__name__}"
-
-
-def origin_of(scheme: str, netloc: str) -> str:
-    """Return an origin as a `Call` tells it.
-
-    netloc: host, and the port where it is not the scheme's own; lower case.
-    """
-    if netloc.startswith("["):
-        host, _, port = netloc[1:].partition("]")
-        # One address has many spellings, and a provider's origin has the shortest; one
-        # with a zone is no provider's.
-        with contextlib.suppress(ValueError):
-            netloc = f"[{IPv6Address(host)}]{port}"
-    return f"{scheme}://{netloc}"
-
-
-def leaves(first: str, now: str) -> bool:
-    """Whether a redirect from the origin *first* to *now* leaves the keys' owner.
-
-    The same host on its usual ports, now with TLS, is the same owner.
-    """
-    if now == first:
-        return False
-    scheme, _, host = first.partition("://")
-    usual = not host.rpartition("]")[2].rpartition(":")[1]
-    return not (scheme == "http" and usual and now == f"https://{host}")
-
-
-def decoded(raw: bytes, encoding: str) -> bytes:
-    """Return at most `BODY_CAP` bytes of a body; ``b""`` where it cannot be decoded.
-
-    gzip and deflate only: their decoders can be told where to stop, so that a small
-    body never becomes a large one.
-    """
-    coding = encoding.strip().lower()
-    if coding in {"", "identity"}:
-        return raw[:BODY_CAP]
-    # Some servers send deflate bare, without the zlib header that the RFC asks for.
-    windows = {
-        "gzip": (zlib.MAX_WBITS | 16,),
-        "x-gzip": (zlib.MAX_WBITS | 16,),
-        "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
-    }
-    for window in windows.get(coding, ()):
-        try:
-            return zlib.decompressobj(window).decompress(raw, BODY_CAP)
-        except zlib.error:
-            continue
-    return b""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnedAway:
-    """The answer to a call that was not sent, for code that only knows HTTP."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-def turned_away(refusal: Refusal, wall: float) -> TurnedAway:
-    """Return a 429 that says what *refusal* says; *wall*: Unix time now, in seconds.
-
-    Its fields are those of draft-ietf-httpapi-ratelimit-headers (RateLimit,
-    RateLimit-Policy), its body is that of RFC 9457, problem details. ``Retry-After`` is
-    there only where it is known when the call may go.
-    """
-    seconds = _again(refusal, wall)
-    meter = _quoted(refusal.meter)
-    until = "" if seconds is None else f";t={seconds}"
-    headers = [("Content-Type", "application/problem+json"), ("RateLimit", f"{meter};r=0{until}")]
-    if refusal.limit is not None:
-        headers.append(("RateLimit-Policy", f"{meter};q={math.floor(refusal.limit)}"))
-    if seconds is not None:
-        headers.append(("Retry-After", str(seconds)))
-    return TurnedAway(429, tuple(headers), json.dumps(_problem(refusal)).encode())
-
-
-def _again(refusal: Refusal, wall: float) -> int | None:
-    if refusal.retry_after is not None:
-        return max(0, math.ceil(refusal.retry_after))
-    # A new period helps those who found this one spent, not those whom none can hold.
-    if refusal.resets_at is None or isinstance(refusal, CostTooLarge):
-        return None
-    return max(0, math.ceil(refusal.resets_at.timestamp() - wall))
-
-
-def _quoted(name: str) -> str:
-    """Return *name* as a string of RFC 9651, in which only plain ASCII can stand."""
-    plain = "".join(mark if " " <= mark <= "~" else "?" for mark in name)
-    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _problem(refusal: Refusal) -> dict[str, Any]:
-    exhausted = isinstance(refusal, QuotaExhausted)
-    resets_at = refusal.resets_at
-    return {
-        # The one of these kinds that the draft registers.
-        "type": "https://iana.org/assignments/http-problem-types#quota-exceeded"
-        if exhausted
-        else "about:blank",
-        "title": "The quota is exhausted" if exhausted else "Too Many Requests",
-        "status": 429,
-        "detail": str(refusal),
-        "violated-policies": [refusal.meter],
-        "refusal": type(refusal).__name__,
-        "provider": refusal.provider,
-        "meter": refusal.meter,
-        "requested": refusal.requested,
-        "used": refusal.used,
-        "limit": refusal.limit,
-        "headroom": refusal.headroom,
-        "retry_after": refusal.retry_after,
-        "resets_at": None if resets_at is None else resets_at.isoformat(),
-    }

@@ -1,0 +1,451 @@
+"""The way in for functions: a decorator that reserves before a call and settles after it.
+
+What kind of function it is given, it finds out once, when it decorates. A generator
+reserves at its first step, and its units cover what is called inside its steps, never
+what their consumer calls between two.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+
+import wrapt
+
+from quotaguard.errors import ConfigError, Refusal
+from quotaguard.reservation import MISSING, Reservation
+
+if TYPE_CHECKING:
+    from quotaguard.quota.calls import Cost
+    from quotaguard.spending import Spending
+
+__all__ = ["Limit", "LimitOr"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+Y = TypeVar("Y")
+S = TypeVar("S")
+F_co = TypeVar("F_co", covariant=True)
+Function = TypeVar(
+    "Function", bound=Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]
+)
+
+Given = tuple[Any, ...]
+Named = dict[str, Any]
+Steps = Generator[Any, Any, Any]
+AsyncSteps = AsyncGenerator[Any, Any]
+Wrapper = Callable[[Callable[..., Any], Any, Given, Named], Any]
+"""What wrapt calls: with the function, what it is bound to, the arguments without that."""
+
+
+class LimitOr(Protocol[F_co]):
+    """`Limit` with a fallback, as a type checker sees it: the result may be the fallback.
+
+    A generator stays one, it yields the fallback's items. A function that is said to
+    return an Iterator may be a generator or not: the wider type holds for both.
+    """
+
+    @overload
+    def __call__(
+        self, function: staticmethod[P, Coroutine[Y, S, R]], /
+    ) -> staticmethod[P, Coroutine[Y, S, R | F_co]]: ...
+    @overload
+    def __call__(self, function: staticmethod[P, R], /) -> staticmethod[P, R | F_co]: ...
+    @overload
+    def __call__(
+        self, function: classmethod[T, P, Coroutine[Y, S, R]], /
+    ) -> classmethod[T, P, Coroutine[Y, S, R | F_co]]: ...
+    @overload
+    def __call__(self, function: classmethod[T, P, R], /) -> classmethod[T, P, R | F_co]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Y, S, R]], /
+    ) -> Callable[P, Coroutine[Y, S, R | F_co]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Generator[Y, S, R]], /
+    ) -> Callable[P, Generator[Y, S, R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, AsyncGenerator[Y, S]], /
+    ) -> Callable[P, AsyncGenerator[Y, S]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R | F_co]: ...
+
+
+class Limit:
+    """Guards functions: def, async def, methods, generators, async generators.
+
+    estimate: units of a call. cost: tells them instead, from the call's arguments
+        (without self or cls). What it raises is raised; nothing is reserved then.
+    settle: tells what was spent, from what the function returned (None of an async
+        generator). If it fails, the result is returned all the same, the estimate
+        counts as unknown, and `Degraded` (state ``settle_failed``) is told.
+    fallback: the result of a refused call; what can be called is called with the
+        refusal, never awaited. A generator yields its items, those of None are none.
+
+    Without *settle* a call that returns has cost the estimate. One that raises, is
+    cancelled, or is a generator closed before its end, has cost nobody knows what. What
+    guarded calls of the same account take inside the function comes out of its units.
+
+    Raises (every call): Refusal: the function was not called, and there is no fallback.
+        Refusals from inside the function are raised like any exception.
+
+    Raises:
+        ConfigError: *cost*, *settle* or *fallback* cannot work.
+    """
+
+    def __init__(
+        self,
+        spending: Spending,
+        estimate: Cost,
+        /,
+        *,
+        cost: Callable[..., Cost] | None = None,
+        settle: Callable[[Any], Cost] | None = None,
+        priority: str = "normal",
+        max_wait: float | None = None,
+        fallback: Any = MISSING,  # noqa: ANN401 - whatever the user wants instead
+    ) -> None:
+        for name, given in (("cost", cost), ("settle", settle)):
+            if given is not None and not callable(given):
+                raise ConfigError(f"{name} is a function, it is no {type(given).__name__}")
+        for name, given in (("cost", cost), ("settle", settle), ("fallback", fallback)):
+            if callable(given) and _is(inspect.iscoroutinefunction, given):
+                raise ConfigError(f"{name} is called and not awaited: make it a plain def")
+        self.spending = spending
+        self.estimate = dict(estimate)
+        self.cost = cost
+        self.settle = settle
+        self.priority = priority
+        self.max_wait = max_wait
+        self.fallback = fallback
+
+    def __call__(self, function: Function, /) -> Function:
+        """Return *function*, guarded. Its name, signature and kind stay what they are.
+
+        Raises:
+            ConfigError: it is a class or no function, or it is a generator and the
+                fallback has no items.
+        """
+        if isinstance(function, type):
+            raise ConfigError(f"{function.__name__} is a class: decorate the methods that call")
+        if not callable(function) and not isinstance(function, classmethod):
+            raise ConfigError(f"a {type(function).__name__} is no function that can be guarded")
+        making = next((made for kind, made in _KINDS.items() if _is(kind, function)), _function)
+        guarded: Any = function
+        return cast("Function", _Guarded(guarded, making(self, guarded)))
+
+    def priced(
+        self, function: Callable[..., Any], bound: object, given: Given, named: Named
+    ) -> Cost:
+        """Return what *cost* says of a call. It must be there."""
+        if bound is None and given and isinstance(given[0], type):
+            given = _without_cls(function, given)
+        return self.cost(*given, **named)  # type: ignore[misc] # only called where it is
+
+    def end(self, reservation: Reservation, result: object) -> None:
+        """End *reservation* with what *settle* says of *result*, or the estimate.
+
+        It must not take the result from whoever paid for it, so it raises nothing.
+        """
+        if self.settle is None:
+            reservation.settle()
+            return
+        try:
+            spent = self.settle(result)
+        except Exception as error:  # noqa: BLE001 - the user's; its text may hold anything
+            self._unsettled(reservation, f"settle raised {type(error).__name__}")
+            return
+        try:
+            # None would settle the estimate; from *settle* it is a forgotten return.
+            self.spending.units_of(spent)
+            reservation.settle(spent)
+        except ConfigError as error:
+            self._unsettled(reservation, str(error))
+
+    def _unsettled(self, reservation: Reservation, reason: str) -> None:
+        reservation.close()
+        self.spending.degraded("settle_failed", reason)
+
+    def begin(
+        self, function: Callable[..., Any], bound: object, given: Given, named: Named
+    ) -> Reservation:
+        """Return the reservation of a generator's call; it knows of no fallback."""
+        cost = self.priced(function, bound, given, named) if self.cost else self.estimate
+        return Reservation(self.spending, cost, self.priority, self.max_wait)
+
+    def opened(self, reservation: Reservation) -> Any:  # noqa: ANN401 - what the user gave
+        """Reserve: None. Where it is refused, what a generator yields the items of."""
+        try:
+            reservation.open()
+        except Refusal as refusal:
+            return self._instead(refusal)
+        return None
+
+    async def aopened(self, reservation: Reservation) -> Any:  # noqa: ANN401 - what the user gave
+        """Reserve as `opened` does, in a task."""
+        try:
+            await reservation.aopen()
+        except Refusal as refusal:
+            return self._instead(refusal)
+        return None
+
+    def _instead(self, refusal: Refusal) -> Any:  # noqa: ANN401 - what the user gave
+        found = self.fallback
+        if found is MISSING:
+            raise refusal
+        if callable(found):
+            found = found(refusal)
+        return () if found is None else found
+
+
+# -- kinds of functions ----------------------------------------------------------
+
+
+def _function(limit: Limit, _: object) -> Wrapper:
+    spending, estimate, priced = limit.spending, limit.estimate, limit.cost and limit.priced
+    priority, max_wait, fallback = limit.priority, limit.max_wait, limit.fallback
+    end = limit.settle and limit.end
+
+    def call(function: Callable[..., Any], bound: object, given: Given, named: Named) -> object:
+        cost = priced(function, bound, given, named) if priced else estimate
+        reservation = Reservation(spending, cost, priority, max_wait, fallback)
+        with reservation as entered:
+            if entered is not reservation:
+                return entered  # refused, this is the fallback
+            result = function(*given, **named)
+            if end:
+                end(reservation, result)
+            else:
+                reservation.settle()
+            return result
+
+    return call
+
+
+def _coroutine(limit: Limit, guarded: object) -> Wrapper:
+    spending, estimate, priced = limit.spending, limit.estimate, limit.cost and limit.priced
+    priority, max_wait, fallback = limit.priority, limit.max_wait, limit.fallback
+    end = limit.settle and limit.end
+
+    async def call(
+        function: Callable[..., Any], bound: object, given: Given, named: Named
+    ) -> object:
+        cost = priced(function, bound, given, named) if priced else estimate
+        reservation = Reservation(spending, cost, priority, max_wait, fallback)
+        async with reservation as entered:
+            if entered is not reservation:
+                return entered  # refused, this is the fallback
+            result = await function(*given, **named)
+            if end:
+                end(reservation, result)
+            else:
+                reservation.settle()
+            return result
+
+    return _named(call, guarded)
+
+
+def _generator(limit: Limit, guarded: object) -> Wrapper:
+    _check_items(limit.fallback, "__iter__")
+
+    def steps(inner: Steps, begin: Callable[[], Reservation]) -> Steps:
+        reservation = begin()
+        instead = limit.opened(reservation)
+        if instead is not None:
+            return (yield from instead)
+        step, closing = partial(inner.send, None), False
+        try:
+            while True:
+                with reservation.covering():
+                    try:
+                        item = step()
+                    except StopIteration as last:
+                        if not closing:
+                            limit.end(reservation, last.value)
+                        return last.value
+                try:
+                    sent = yield item
+                except BaseException as error:  # noqa: BLE001 - it is thrown on
+                    step, closing = partial(inner.throw, error), isinstance(error, GeneratorExit)
+                else:
+                    step = partial(inner.send, sent)
+        except GeneratorExit:
+            closing = True
+            raise
+        finally:
+            del step  # it may keep an error alive, in whose traceback it is
+            _leave(reservation, closing=closing)
+
+    _named(steps, guarded)
+    return partial(_begun, steps, limit)
+
+
+def _async_generator(limit: Limit, guarded: object) -> Wrapper:
+    _check_items(limit.fallback, "__iter__", "__aiter__")
+
+    async def steps(inner: AsyncSteps, begin: Callable[[], Reservation]) -> AsyncSteps:
+        reservation = begin()
+        instead = await limit.aopened(reservation)
+        if instead is not None:
+            async for item in _aiter(instead):
+                yield item
+            return
+        step, closing = _first(inner), False
+        try:
+            while True:
+                with reservation.covering():
+                    try:
+                        item = await step
+                    except StopAsyncIteration:
+                        if not closing:
+                            limit.end(reservation, None)
+                        return
+                try:
+                    sent = yield item
+                except BaseException as error:  # noqa: BLE001 - it is thrown on
+                    step, closing = inner.athrow(error), isinstance(error, GeneratorExit)
+                else:
+                    step = inner.asend(sent)
+        except GeneratorExit:
+            closing = True
+            raise
+        finally:
+            del step  # it may keep an error alive, in whose traceback it is
+            _leave(reservation, closing=closing)
+
+    _named(steps, guarded)
+    return partial(_begun, steps, limit)
+
+
+def _begun(
+    steps: Callable[..., Any],
+    limit: Limit,
+    function: Callable[..., Any],
+    bound: object,
+    given: Given,
+    named: Named,
+) -> object:
+    """Return a generator that has done nothing yet. Wrong arguments are told now, as ever."""
+    return steps(function(*given, **named), partial(limit.begin, function, bound, given, named))
+
+
+_KINDS: dict[Callable[[Any], object], Callable[[Limit, object], Wrapper]] = {
+    inspect.iscoroutinefunction: _coroutine,
+    inspect.isgeneratorfunction: _generator,
+    inspect.isasyncgenfunction: _async_generator,
+}
+
+
+def _is(kind: Callable[[Any], object], function: object) -> bool:
+    """Whether *function*, or what is called when it is, is of this kind."""
+    inner = function.__func__ if isinstance(function, classmethod | staticmethod) else function
+    return bool(kind(inner) or kind(getattr(type(inner), "__call__", None)))  # noqa: B004 - its own
+
+
+def _named(call: Wrapper, guarded: object) -> Wrapper:
+    """Let *call* be told by the name of *guarded*, where it is never awaited or shown."""
+    for name in ("__name__", "__qualname__"):
+        setattr(call, name, getattr(guarded, name, type(guarded).__name__))
+    return call
+
+
+def _check_items(fallback: object, *verbs: str) -> None:
+    if fallback is None or fallback is MISSING or callable(fallback):
+        return
+    if not any(hasattr(fallback, verb) for verb in verbs):
+        raise ConfigError(
+            f"a generator yields the items of its fallback, a {type(fallback).__name__} has none"
+        )
+
+
+def _leave(reservation: Reservation, *, closing: bool) -> None:
+    """End a generator's reservation, unless this may be a finalizer.
+
+    Those run anywhere, under the guard's own lock too; the reservation, which nobody
+    else knows, leaves its note when it is dropped.
+    """
+    if not closing:
+        reservation.close()
+
+
+def _first(inner: AsyncSteps) -> Coroutine[Any, Any, Any]:
+    """Return the first step of *inner*, of which the event loop does not learn.
+
+    At its end a loop closes all async generators that it knows, in any order. It shall
+    close the outer one, which closes this one, and not both at once.
+    """
+    known = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return inner.asend(None)
+    finally:
+        sys.set_asyncgen_hooks(*known)
+
+
+async def _aiter(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncSteps:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+        return
+    for item in items:
+        yield item
+
+
+def _without_cls(function: Callable[..., Any], given: Given) -> Given:
+    """Return the arguments of a class method without the class.
+
+    From Python 3.13 on a classmethod does not bind what it decorates, it hands the
+    class over like any argument.
+    """
+    for owner in given[0].__mro__:
+        entry = vars(owner).get(function.__name__)
+        if isinstance(entry, classmethod) and entry.__func__.__wrapped__ is function:
+            return given[1:]
+    return given
+
+
+# -- what the user holds ---------------------------------------------------------
+
+
+class _Bound(wrapt.BoundFunctionWrapper[..., Any]):
+    """A guarded method of an object or a class."""
+
+    def __reduce_ex__(self, _: object) -> tuple[Any, ...]:
+        return getattr, self._place()
+
+    def __copy__(self) -> _Bound:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # noqa: ANN401 - bound again
+        holder, name = self._place()
+        return getattr(copy.deepcopy(holder, memo), name)
+
+    def _place(self) -> tuple[Any, str]:
+        holder = self._self_instance
+        return self._self_owner if holder is None else holder, self.__name__
+
+
+class _Guarded(wrapt.FunctionWrapper[..., Any]):
+    """A guarded function. It is pickled by its name, like any function."""
+
+    __bound_function_wrapper__ = _Bound
+
+    def __reduce_ex__(self, _: object) -> str:
+        name: str | None = getattr(self, "__qualname__", None)
+        if name is None:
+            raise pickle.PicklingError("a guarded object without a name cannot be pickled")
+        return name
+
+    def __copy__(self) -> _Guarded:
+        return self
+
+    def __deepcopy__(self, _: object) -> _Guarded:
+        return self
