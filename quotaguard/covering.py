@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextvars import Token
 
     from quotaguard.quota.calls import Cost
     from quotaguard.reservation import Reservation
 
-__all__ = ["borrow", "counted", "give_back"]
+__all__ = ["borrow", "counted", "give_back", "uncover"]
 
 
 def borrow(inner: Reservation, owner: Reservation | None) -> bool:
@@ -81,3 +82,11 @@ def counted(owner: Reservation, actual: Cost) -> Mapping[str, int]:
                 owner._holder.allotment.purse(name)
         owner._cost = {**owner._cost, **beside}
     return spent
+
+
+def uncover(token: Token[Reservation | None]) -> None:
+    """Let what covered before *token* was made cover again."""
+    try:
+        token.var.reset(token)
+    except ValueError:  # a coroutine that was thrown away is finalized in another context
+        return

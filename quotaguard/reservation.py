@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
-from quotaguard.covering import borrow, counted, give_back
+from quotaguard.covering import borrow, counted, give_back, uncover
 from quotaguard.drivers import adrive, drive
 from quotaguard.errors import ConfigError, QuotaUnknown, Refusal
 from quotaguard.opening import ASK, MISSING, remember, request_of
@@ -120,15 +120,15 @@ class Reservation:
         Raises:
             Refusal: the call does not go; nothing is held.
         """
-        self.__enter__()
+        entered = self.__enter__()
         self._leave()
-        return self
+        return entered
 
     async def aopen(self) -> Self:
         """Reserve as `open` does, in a task."""
-        await self.__aenter__()
+        entered = await self.__aenter__()
         self._leave()
-        return self
+        return entered
 
     @contextmanager
     def covering(self) -> Iterator[None]:
@@ -137,7 +137,7 @@ class Reservation:
         try:
             yield
         finally:
-            _current.reset(token)
+            uncover(token)
 
     def _leave(self) -> None:
         if self.state is not REFUSED:
@@ -326,18 +326,26 @@ class Reservation:
     def __exit__(self, *failure: object) -> None:
         if self.state is REFUSED:
             return
-        _current.reset(self._token)
+        uncover(self._token)
         if self.state is OPEN:
-            self.close()
+            if failure[:1] == (GeneratorExit,):
+                self._forget()
+            else:
+                self.close()
 
     async def __aexit__(self, *failure: object) -> None:
         # Ending never awaits: in a cancelled task an await would be cancelled too.
         self.__exit__(*failure)
 
     def __del__(self) -> None:
-        # Finalizers run anywhere, under our own lock too; so only leave a note.
         if getattr(self, "state", NEW) in {OPEN, DEFERRED}:
-            self._holder.forgotten.append((self._epoch, self._cost))
+            self._forget()
+
+    def _forget(self) -> None:
+        # Finalizers, of coroutines and generators too, run anywhere, under our own lock
+        # too; so only leave a note.
+        self._holder.forgotten.append((self._epoch, self._cost))
+        self.state = UNKNOWN
 
     def _void(self) -> bool:
         """Whether there is nothing to end (under the lock): ended meanwhile, or forked."""

@@ -31,7 +31,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def guard_of(vendor: FakeFullContact, clock: FakeClock, **settings: Any) -> Guard:  # noqa: ANN401 - Policy's
+def guard_of(vendor: FakeFullContact, clock: FakeClock, **settings: Any) -> Guard:
     """Build a guard of *vendor* with a short lag."""
     background = settings.pop("background", False)
     given = {"lag": 10, "late": 10, "cold_reserve": 0, "max_wait": 40 * 86400, **settings}
@@ -39,14 +39,14 @@ def guard_of(vendor: FakeFullContact, clock: FakeClock, **settings: Any) -> Guar
     return Guard(provider, policy=Policy(**given), clock=clock, background=background)
 
 
-def call(guard: Guard, priority: str = "critical", count: int = 1, **settings: Any) -> str:  # noqa: ANN401 - reserve's
+def call(guard: Guard, priority: str = "critical", count: int = 1, **settings: Any) -> str:
     """Make one guarded call that is billed."""
     with guard.reserve({MATCHES: count}, priority=priority, **settings) as reservation:
         reservation.settle()
     return priority
 
 
-def brink(vendor: FakeFullContact, clock: FakeClock, **settings: Any) -> Guard:  # noqa: ANN401 - Policy's
+def brink(vendor: FakeFullContact, clock: FakeClock, **settings: Any) -> Guard:
     """Return a guard whose normal calls have reached their line."""
     guard = guard_of(vendor, clock, **settings)
     guard.refresh()
@@ -206,10 +206,10 @@ def test_the_background_thread_polls_and_the_caller_does_not(
 class _Gated:
     """A stats exchange that answers when a gate opens."""
 
-    def __init__(self, inner: Any, gate: threading.Event, asked_by: list[str]) -> None:  # noqa: ANN401 - Stats
+    def __init__(self, inner: Any, gate: threading.Event, asked_by: list[str]) -> None:
         self.inner, self.gate, self.asked_by = inner, gate, asked_by
 
-    def fetch(self) -> Any:  # noqa: ANN401 - a reading
+    def fetch(self) -> Any:
         self.asked_by.append(threading.current_thread().name)
         self.gate.wait(5)
         return self.inner.fetch()
@@ -303,7 +303,7 @@ def test_a_provider_whose_reader_breaks_never_raises_into_a_call(clock: FakeCloc
     class Broken(FullContact):
         __slots__ = ()
 
-        def read_stats(self, outcome: object) -> Any:  # noqa: ANN401 - never
+        def read_stats(self, outcome: object) -> Any:
             raise ZeroDivisionError(outcome)
 
     with fake("fullcontact", quota=10, key="key", clock=clock) as vendor:

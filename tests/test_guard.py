@@ -506,7 +506,7 @@ def test_a_reservation_ends_once(vendor: FakeFullContact, clock: FakeClock) -> N
 def test_a_cost_that_is_none_is_told_at_once(
     vendor: FakeFullContact,
     clock: FakeClock,
-    cost: Any,  # noqa: ANN401 - what nobody should give
+    cost: Any,
 ) -> None:
     """A misspelt meter or a count that is no number is the caller's fault, never a free call."""
     guard = guard_of(vendor, clock)

@@ -107,11 +107,11 @@ def configured() -> Iterator[Callable[..., list[dict[str, Any]]]]:
     """Configure structlog as an application would, and undo it."""
     said: list[dict[str, Any]] = []
 
-    def keep(_logger: object, method: str, line: Any) -> Any:  # noqa: ANN401 - structlog's
+    def keep(_logger: object, method: str, line: Any) -> Any:
         said.append({**line, "method": method})
         raise structlog.DropEvent
 
-    def configure(**settings: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - structlog's
+    def configure(**settings: Any) -> list[dict[str, Any]]:
         structlog.configure(processors=[keep], **settings)
         return said
 
@@ -567,7 +567,7 @@ def test_add_quota_works_in_structlogs_chain() -> None:
 # Keys in the queries of other people's lines.
 
 
-def _redacted(message: object, *args: object, names: Any = None) -> str:  # noqa: ANN401 - wrong ones too
+def _redacted(message: object, *args: object, names: Any = None) -> str:
     record = logging.LogRecord("httpx", logging.INFO, __file__, 1, message, args, None)
     redactor = QueryRedactor() if names is None else QueryRedactor(names)
     assert redactor.filter(record) is True

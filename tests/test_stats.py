@@ -190,7 +190,7 @@ def every_poll_ends() -> Iterator[None]:
     _no_thread_is_left()
 
 
-def _stats_of(url: str, *, deadline: float = DEADLINE, **settings: Any) -> Stats:  # noqa: ANN401
+def _stats_of(url: str, *, deadline: float = DEADLINE, **settings: Any) -> Stats:
     return Stats(cast("Provider", Stub(url)), deadline=deadline, **settings)
 
 
@@ -612,8 +612,8 @@ def test_nothing_of_the_environment_is_used() -> None:
 def _mocked(
     handler: Callable[[httpx.Request], httpx.Response],
     fetch: Fetch,
-    **settings: Any,  # noqa: ANN401 - of either client
-) -> Any:  # noqa: ANN401 - one of two clients
+    **settings: Any,
+) -> Any:
     transport = httpx.MockTransport(handler)
     if fetch is Stats.fetch:
         return httpx.Client(transport=transport, **settings)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overl
 
 import wrapt
 
-from quotaguard.errors import ConfigError, Refusal
+from quotaguard.errors import ConfigError
 from quotaguard.reservation import MISSING, Reservation
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Y = TypeVar("Y")
 S = TypeVar("S")
+MadeT = TypeVar("MadeT", bound=Callable[..., Any])
 F_co = TypeVar("F_co", covariant=True)
 Function = TypeVar(
     "Function", bound=Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]
@@ -174,36 +175,12 @@ class Limit:
         reservation.close()
         self.spending.degraded("settle_failed", reason)
 
-    def begin(
+    def reservation(
         self, function: Callable[..., Any], bound: object, given: Given, named: Named
     ) -> Reservation:
-        """Return the reservation of a generator's call; it knows of no fallback."""
+        """Return the reservation of a call, not open yet."""
         cost = self.priced(function, bound, given, named) if self.cost else self.estimate
-        return Reservation(self.spending, cost, self.priority, self.max_wait)
-
-    def opened(self, reservation: Reservation) -> Any:  # noqa: ANN401 - what the user gave
-        """Reserve: None. Where it is refused, what a generator yields the items of."""
-        try:
-            reservation.open()
-        except Refusal as refusal:
-            return self._instead(refusal)
-        return None
-
-    async def aopened(self, reservation: Reservation) -> Any:  # noqa: ANN401 - what the user gave
-        """Reserve as `opened` does, in a task."""
-        try:
-            await reservation.aopen()
-        except Refusal as refusal:
-            return self._instead(refusal)
-        return None
-
-    def _instead(self, refusal: Refusal) -> Any:  # noqa: ANN401 - what the user gave
-        found = self.fallback
-        if found is MISSING:
-            raise refusal
-        if callable(found):
-            found = found(refusal)
-        return () if found is None else found
+        return Reservation(self.spending, cost, self.priority, self.max_wait, self.fallback)
 
 
 # -- kinds of functions ----------------------------------------------------------
@@ -257,10 +234,10 @@ def _generator(limit: Limit, guarded: object) -> Wrapper:
     _check_items(limit.fallback, "__iter__")
 
     def steps(inner: Steps, begin: Callable[[], Reservation]) -> Steps:
-        reservation = begin()
-        instead = limit.opened(reservation)
-        if instead is not None:
-            return (yield from instead)
+        reservation: Any = begin()
+        entered = reservation.open()
+        if entered is not reservation:
+            return (yield from () if entered is None else entered)
         step, closing = partial(inner.send, None), False
         try:
             while True:
@@ -282,7 +259,8 @@ def _generator(limit: Limit, guarded: object) -> Wrapper:
             raise
         finally:
             del step  # it may keep an error alive, in whose traceback it is
-            _leave(reservation, closing=closing)
+            if not closing:  # else it may be a finalizer: the reservation leaves its note
+                reservation.close()
 
     _named(steps, guarded)
     return partial(_begun, steps, limit)
@@ -292,10 +270,10 @@ def _async_generator(limit: Limit, guarded: object) -> Wrapper:
     _check_items(limit.fallback, "__iter__", "__aiter__")
 
     async def steps(inner: AsyncSteps, begin: Callable[[], Reservation]) -> AsyncSteps:
-        reservation = begin()
-        instead = await limit.aopened(reservation)
-        if instead is not None:
-            async for item in _aiter(instead):
+        reservation: Any = begin()
+        entered = await reservation.aopen()
+        if entered is not reservation:
+            async for item in _aiter(entered):
                 yield item
             return
         step, closing = _first(inner), False
@@ -319,7 +297,8 @@ def _async_generator(limit: Limit, guarded: object) -> Wrapper:
             raise
         finally:
             del step  # it may keep an error alive, in whose traceback it is
-            _leave(reservation, closing=closing)
+            if not closing:  # else it may be a finalizer: the reservation leaves its note
+                reservation.close()
 
     _named(steps, guarded)
     return partial(_begun, steps, limit)
@@ -334,7 +313,9 @@ def _begun(
     named: Named,
 ) -> object:
     """Return a generator that has done nothing yet. Wrong arguments are told now, as ever."""
-    return steps(function(*given, **named), partial(limit.begin, function, bound, given, named))
+    return steps(
+        function(*given, **named), partial(limit.reservation, function, bound, given, named)
+    )
 
 
 _KINDS: dict[Callable[[Any], object], Callable[[Limit, object], Wrapper]] = {
@@ -350,7 +331,7 @@ def _is(kind: Callable[[Any], object], function: object) -> bool:
     return bool(kind(inner) or kind(getattr(type(inner), "__call__", None)))  # noqa: B004 - its own
 
 
-def _named(call: Wrapper, guarded: object) -> Wrapper:
+def _named(call: MadeT, guarded: object) -> MadeT:
     """Let *call* be told by the name of *guarded*, where it is never awaited or shown."""
     for name in ("__name__", "__qualname__"):
         setattr(call, name, getattr(guarded, name, type(guarded).__name__))
@@ -364,16 +345,6 @@ def _check_items(fallback: object, *verbs: str) -> None:
         raise ConfigError(
             f"a generator yields the items of its fallback, a {type(fallback).__name__} has none"
         )
-
-
-def _leave(reservation: Reservation, *, closing: bool) -> None:
-    """End a generator's reservation, unless this may be a finalizer.
-
-    Those run anywhere, under the guard's own lock too; the reservation, which nobody
-    else knows, leaves its note when it is dropped.
-    """
-    if not closing:
-        reservation.close()
 
 
 def _first(inner: AsyncSteps) -> Coroutine[Any, Any, Any]:
@@ -390,13 +361,13 @@ def _first(inner: AsyncSteps) -> Coroutine[Any, Any, Any]:
         sys.set_asyncgen_hooks(*known)
 
 
-async def _aiter(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncSteps:
+async def _aiter(items: Iterable[Any] | AsyncIterable[Any] | None) -> AsyncSteps:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
-        return
-    for item in items:
-        yield item
+    else:
+        for item in items or ():
+            yield item
 
 
 def _without_cls(function: Callable[..., Any], given: Given) -> Given:
@@ -407,7 +378,7 @@ def _without_cls(function: Callable[..., Any], given: Given) -> Given:
     """
     for owner in given[0].__mro__:
         entry = vars(owner).get(function.__name__)
-        if isinstance(entry, classmethod) and entry.__func__.__wrapped__ is function:
+        if isinstance(entry, classmethod) and vars(entry)["__wrapped__"] is function:
             return given[1:]
     return given
 

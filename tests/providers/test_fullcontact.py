@@ -189,7 +189,7 @@ def test_an_empty_account_is_a_config_error(account: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", " \n", "schlüssel", "a\nb", None, 7])
-def test_a_key_that_no_header_can_carry_is_a_config_error(key: Any) -> None:  # noqa: ANN401
+def test_a_key_that_no_header_can_carry_is_a_config_error(key: Any) -> None:
     """It is found when the provider is built."""
     with pytest.raises(ConfigError, match="key"):
         FullContact(key)
@@ -259,7 +259,7 @@ def test_base_url_is_an_origin_and_what_stands_before_v3(base_url: str, url: str
         None,
     ],
 )
-def test_base_url_that_would_send_the_key_astray_is_a_config_error(base_url: Any) -> None:  # noqa: ANN401
+def test_base_url_that_would_send_the_key_astray_is_a_config_error(base_url: Any) -> None:
     """Only https or loopback, no userinfo, query or fragment, and a host; nothing is quoted."""
     with pytest.raises(ConfigError, match="base_url") as caught:
         FullContact(KEY, base_url=base_url)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 from quotaguard import CostTooLarge, Policy, QuotaExhausted, QuotaUnknown, WaitTooLong
 from quotaguard.errors import Refusal
 from quotaguard.quota.account import Terms
+from quotaguard.quota.decide import judge
 from quotaguard.quota.entries import Touch
 from quotaguard.quota.lines import line, share_left
 from quotaguard.spending import terms_of
@@ -101,6 +103,7 @@ class Laws:
         self.refunded = False
         self.hidden: dict[str, int] | None = None
         self.seen: dict[str, int] = {}
+        self.waking = False
 
     def __call__(self, what: str, call: SimulatedCall | None, refusal: Refusal | None) -> None:
         if what == "granted":
@@ -123,6 +126,9 @@ class Laws:
                     self.seen.setdefault(name, meter.used + meter.cold)
         self._sums()
         self._sound()
+        if self.waking:
+            # A moment later: whom the news concerns, wakes at the same instant.
+            self.simulator.at(self.simulator.elapsed + TICK / 1024, self.awake)
 
     def gate(self, name: str) -> int:
         """Return the gate of a meter with what its holder has not reported yet, no margin."""
@@ -220,6 +226,19 @@ class Laws:
             if self.setting.restart and self.hidden is not None:
                 true -= self.hidden[name]
             assert self.gate(name) >= true, ("I2", name, self.gate(name), true)
+
+    def awake(self) -> None:
+        """Goal 2: nobody sleeps while a call like his would go."""
+        holder, now = self.simulator.holder, self.simulator.clock.now()
+        sleepers = [waiter for _, waiter in holder.queue._callers.values() if waiter]  # type: ignore[attr-defined]
+        if not sleepers:
+            return
+        books, told = holder.books.copy(), deepcopy(holder.allotment).report(now)
+        books.post(holder.name, told, Touch(), now, self.terms)
+        for waiter in sleepers:
+            call = waiter._visit.call
+            verdict = judge(books, call.cost, call.priority, now, self.terms)
+            assert verdict is not None, ("asleep", call)
 
     def crashed(self) -> None:
         """Remember what the next process cannot know."""
@@ -327,11 +346,13 @@ def play(variant: str, seed: int, number: int, pool: Pool, counts: Counter[str])
     )
     laws = Laws(setting, simulator, terms)
     watch.append(laws)
+    laws.waking = True
     calls = arrivals(setting, policy, chance)
     happenings(setting, simulator, laws, chance, calls[-1].at)
     for call in calls:
         simulator.call(call)
     figures = simulator.run()
+    assert setting.restart or figures.calls == figures.sent + figures.refused, "a lost caller"
     counts.update(calls=figures.calls, sent=figures.sent, refused=figures.refused)
     counts.update(delayed=figures.delayed, polls=figures.polls, overshoot=figures.overshoot)
     counts.update(figures.refusals)

@@ -93,7 +93,7 @@ JSON = st.recursive(
 
 @settings(max_examples=EXAMPLES)
 @given(value=JSON)
-def test_whatever_json_can_say_comes_back(value: Any) -> None:  # noqa: ANN401 - any JSON
+def test_whatever_json_can_say_comes_back(value: Any) -> None:
     """Reading is the inverse of writing, in UTF-8 and in escapes."""
     assert strict.load(json.dumps(value).encode()) == value
     assert strict.load(json.dumps(value, ensure_ascii=False).encode()) == value

@@ -232,7 +232,7 @@ async def test_await_jumps_to_its_end() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("autojump", [True, False])
-async def test_await_is_a_checkpoint(autojump: bool) -> None:  # noqa: FBT001 - a case
+async def test_await_is_a_checkpoint(autojump: bool) -> None:
     """Even with a set wake a wait can be cancelled, so other tasks get their turn."""
     clock = FakeClock(autojump=autojump)
     wake = anyio.Event()
@@ -369,7 +369,7 @@ async def test_without_autojump_a_wake_ends_the_wait_of_a_task() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("autojump", [True, False])
-async def test_a_cancelled_wait_is_forgotten(autojump: bool) -> None:  # noqa: FBT001 - a case
+async def test_a_cancelled_wait_is_forgotten(autojump: bool) -> None:
     """Cancelling a task ends its wait, and the clock forgets it."""
     clock = FakeClock(autojump=autojump)
 

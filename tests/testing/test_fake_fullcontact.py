@@ -44,7 +44,7 @@ class Caller:
             base_url=vendor.url, headers=headers, timeout=timeout, trust_env=False
         )
 
-    def enrich(self, email: str = EMAIL, **more: Any) -> httpx.Response:  # noqa: ANN401 - JSON
+    def enrich(self, email: str = EMAIL, **more: Any) -> httpx.Response:
         return self.client.post(PERSON, json={"email": email, **more})
 
     def poll(self) -> httpx.Response:
@@ -60,7 +60,7 @@ def call() -> Iterator[Callable[..., Caller]]:
     """Make callers that are closed at the end."""
     made: list[Caller] = []
 
-    def make(vendor: FakeFullContact, **settings: Any) -> Caller:  # noqa: ANN401 - see Caller
+    def make(vendor: FakeFullContact, **settings: Any) -> Caller:
         made.append(Caller(vendor, **settings))
         return made[-1]
 
@@ -695,7 +695,7 @@ BROKEN = {
 def test_a_broken_answer(
     call: Callable[..., Caller],
     name: str,
-    free: bool,  # noqa: FBT001 - a case
+    free: bool,
 ) -> None:
     """What breaks on the wire fails like the real thing, charged unless it says free."""
     step: Any = f"{name}-free" if free else name
