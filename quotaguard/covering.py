@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextvars import Token
+    from contextvars import ContextVar, Token
 
     from quotaguard.quota.calls import Cost
     from quotaguard.reservation import Reservation
 
-__all__ = ["borrow", "counted", "give_back", "uncover"]
+__all__ = ["Covering", "borrow", "counted", "give_back", "uncover"]
 
 
 def borrow(inner: Reservation, owner: Reservation | None) -> bool:
@@ -90,3 +90,19 @@ def uncover(token: Token[Reservation | None]) -> None:
         token.var.reset(token)
     except ValueError:  # a coroutine that was thrown away is finalized in another context
         return
+
+
+class Covering:
+    """Says in a block that *owner* covers what is called there."""
+
+    __slots__ = ("_current", "_owner", "_token")
+
+    def __init__(self, current: ContextVar[Reservation | None], owner: Reservation) -> None:
+        self._current = current
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        self._token = self._current.set(self._owner)
+
+    def __exit__(self, *failure: object) -> None:
+        uncover(self._token)

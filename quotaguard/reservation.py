@@ -9,11 +9,10 @@ histories prove it to be the story's decision. Everything else is the story.
 from __future__ import annotations
 
 import itertools
-from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
-from quotaguard.covering import borrow, counted, give_back, uncover
+from quotaguard.covering import Covering, borrow, counted, give_back, uncover
 from quotaguard.drivers import adrive, drive
 from quotaguard.errors import ConfigError, QuotaUnknown, Refusal
 from quotaguard.opening import ASK, MISSING, remember, request_of
@@ -23,7 +22,7 @@ from quotaguard.quota.entries import Unblocked
 from quotaguard.spending import SWITCH, Spending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from quotaguard.ledgers import Denial
     from quotaguard.quota.admission import Story
@@ -130,14 +129,9 @@ class Reservation:
         self._leave()
         return entered
 
-    @contextmanager
-    def covering(self) -> Iterator[None]:
+    def covering(self) -> Covering:
         """Let guarded calls of this account in the block use these units first."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            uncover(token)
+        return Covering(_current, self)
 
     def _leave(self) -> None:
         if self.state is not REFUSED:

@@ -7,7 +7,6 @@ what their consumer calls between two.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import pickle
 import sys
@@ -29,12 +28,10 @@ __all__ = ["Limit", "LimitOr"]
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
-Y = TypeVar("Y")
-S = TypeVar("S")
-MadeT = TypeVar("MadeT", bound=Callable[..., Any])
 F_co = TypeVar("F_co", covariant=True)
+AnyGenerator = TypeVar("AnyGenerator", bound=Generator[Any, Any, Any] | AsyncGenerator[Any, Any])
 Function = TypeVar(
-    "Function", bound=Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]
+    "Function", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]"
 )
 
 Given = tuple[Any, ...]
@@ -54,28 +51,24 @@ class LimitOr(Protocol[F_co]):
 
     @overload
     def __call__(
-        self, function: staticmethod[P, Coroutine[Y, S, R]], /
-    ) -> staticmethod[P, Coroutine[Y, S, R | F_co]]: ...
+        self, function: staticmethod[P, Coroutine[Any, Any, R]], /
+    ) -> staticmethod[P, Coroutine[Any, Any, R | F_co]]: ...
     @overload
-    def __call__(self, function: staticmethod[P, R], /) -> staticmethod[P, R | F_co]: ...
+    def __call__(  # type: ignore[overload-overlap] # the first one takes those
+        self, function: staticmethod[P, R], /
+    ) -> staticmethod[P, R | F_co]: ...
     @overload
     def __call__(
-        self, function: classmethod[T, P, Coroutine[Y, S, R]], /
-    ) -> classmethod[T, P, Coroutine[Y, S, R | F_co]]: ...
+        self, function: classmethod[T, P, Coroutine[Any, Any, R]], /
+    ) -> classmethod[T, P, Coroutine[Any, Any, R | F_co]]: ...
     @overload
     def __call__(self, function: classmethod[T, P, R], /) -> classmethod[T, P, R | F_co]: ...
     @overload
     def __call__(
-        self, function: Callable[P, Coroutine[Y, S, R]], /
-    ) -> Callable[P, Coroutine[Y, S, R | F_co]]: ...
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R | F_co]]: ...
     @overload
-    def __call__(
-        self, function: Callable[P, Generator[Y, S, R]], /
-    ) -> Callable[P, Generator[Y, S, R]]: ...
-    @overload
-    def __call__(
-        self, function: Callable[P, AsyncGenerator[Y, S]], /
-    ) -> Callable[P, AsyncGenerator[Y, S]]: ...
+    def __call__(self, function: Callable[P, AnyGenerator], /) -> Callable[P, AnyGenerator]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R | F_co]: ...
 
@@ -114,19 +107,21 @@ class Limit:
         max_wait: float | None = None,
         fallback: Any = MISSING,  # noqa: ANN401 - whatever the user wants instead
     ) -> None:
-        for name, given in (("cost", cost), ("settle", settle)):
-            if given is not None and not callable(given):
-                raise ConfigError(f"{name} is a function, it is no {type(given).__name__}")
-        for name, given in (("cost", cost), ("settle", settle), ("fallback", fallback)):
-            if callable(given) and _is(inspect.iscoroutinefunction, given):
-                raise ConfigError(f"{name} is called and not awaited: make it a plain def")
+        called = {
+            "cost": cost,
+            "settle": settle,
+            "fallback": fallback if callable(fallback) else None,
+        }
+        for name, given in called.items():
+            plain = callable(given) and not _is(inspect.iscoroutinefunction, given)
+            if given is not None and not plain:
+                raise ConfigError(f"{name} is no plain function: it is called, never awaited")
         self.spending = spending
-        self.estimate = dict(estimate)
         self.cost = cost
         self.settle = settle
-        self.priority = priority
-        self.max_wait = max_wait
         self.fallback = fallback
+        self._asked = priority, max_wait, fallback
+        self.reserved = partial(Reservation, spending, dict(estimate), *self._asked)
 
     def __call__(self, function: Function, /) -> Function:
         """Return *function*, guarded. Its name, signature and kind stay what they are.
@@ -143,13 +138,13 @@ class Limit:
         guarded: Any = function
         return cast("Function", _Guarded(guarded, making(self, guarded)))
 
-    def priced(
-        self, function: Callable[..., Any], bound: object, given: Given, named: Named
-    ) -> Cost:
-        """Return what *cost* says of a call. It must be there."""
+    def begin(self, function: Callable[..., Any], bound: object, given: Given, named: Named) -> Any:  # noqa: ANN401 - entered, it is itself or the fallback
+        """Return the reservation of a call, not open yet."""
+        if self.cost is None:
+            return self.reserved()
         if bound is None and given and isinstance(given[0], type):
             given = _without_cls(function, given)
-        return self.cost(*given, **named)  # type: ignore[misc] # only called where it is
+        return Reservation(self.spending, self.cost(*given, **named), *self._asked)
 
     def end(self, reservation: Reservation, result: object) -> None:
         """End *reservation* with what *settle* says of *result*, or the estimate.
@@ -164,9 +159,10 @@ class Limit:
         except Exception as error:  # noqa: BLE001 - the user's; its text may hold anything
             self._unsettled(reservation, f"settle raised {type(error).__name__}")
             return
+        if spent is None:  # which would stand for the estimate
+            self._unsettled(reservation, "settle returned None")
+            return
         try:
-            # None would settle the estimate; from *settle* it is a forgotten return.
-            self.spending.units_of(spent)
             reservation.settle(spent)
         except ConfigError as error:
             self._unsettled(reservation, str(error))
@@ -175,28 +171,19 @@ class Limit:
         reservation.close()
         self.spending.degraded("settle_failed", reason)
 
-    def reservation(
-        self, function: Callable[..., Any], bound: object, given: Given, named: Named
-    ) -> Reservation:
-        """Return the reservation of a call, not open yet."""
-        cost = self.priced(function, bound, given, named) if self.cost else self.estimate
-        return Reservation(self.spending, cost, self.priority, self.max_wait, self.fallback)
-
 
 # -- kinds of functions ----------------------------------------------------------
 
 
 def _function(limit: Limit, _: object) -> Wrapper:
-    spending, estimate, priced = limit.spending, limit.estimate, limit.cost and limit.priced
-    priority, max_wait, fallback = limit.priority, limit.max_wait, limit.fallback
+    begin, reserved = limit.begin, None if limit.cost else limit.reserved
     end = limit.settle and limit.end
 
     def call(function: Callable[..., Any], bound: object, given: Given, named: Named) -> object:
-        cost = priced(function, bound, given, named) if priced else estimate
-        reservation = Reservation(spending, cost, priority, max_wait, fallback)
+        reservation = reserved() if reserved else begin(function, bound, given, named)
         with reservation as entered:
             if entered is not reservation:
-                return entered  # refused, this is the fallback
+                return entered  # refused: this is the fallback
             result = function(*given, **named)
             if end:
                 end(reservation, result)
@@ -208,18 +195,16 @@ def _function(limit: Limit, _: object) -> Wrapper:
 
 
 def _coroutine(limit: Limit, guarded: object) -> Wrapper:
-    spending, estimate, priced = limit.spending, limit.estimate, limit.cost and limit.priced
-    priority, max_wait, fallback = limit.priority, limit.max_wait, limit.fallback
+    begin, reserved = limit.begin, None if limit.cost else limit.reserved
     end = limit.settle and limit.end
 
     async def call(
         function: Callable[..., Any], bound: object, given: Given, named: Named
     ) -> object:
-        cost = priced(function, bound, given, named) if priced else estimate
-        reservation = Reservation(spending, cost, priority, max_wait, fallback)
+        reservation = reserved() if reserved else begin(function, bound, given, named)
         async with reservation as entered:
             if entered is not reservation:
-                return entered  # refused, this is the fallback
+                return entered  # refused: this is the fallback
             result = await function(*given, **named)
             if end:
                 end(reservation, result)
@@ -233,8 +218,8 @@ def _coroutine(limit: Limit, guarded: object) -> Wrapper:
 def _generator(limit: Limit, guarded: object) -> Wrapper:
     _check_items(limit.fallback, "__iter__")
 
-    def steps(inner: Steps, begin: Callable[[], Reservation]) -> Steps:
-        reservation: Any = begin()
+    def steps(inner: Steps, begin: Callable[[], Any]) -> Steps:
+        reservation = begin()
         entered = reservation.open()
         if entered is not reservation:
             return (yield from () if entered is None else entered)
@@ -266,11 +251,11 @@ def _generator(limit: Limit, guarded: object) -> Wrapper:
     return partial(_begun, steps, limit)
 
 
-def _async_generator(limit: Limit, guarded: object) -> Wrapper:
+def _async_generator(limit: Limit, guarded: object) -> Wrapper:  # noqa: C901 - as many as PEP 380
     _check_items(limit.fallback, "__iter__", "__aiter__")
 
-    async def steps(inner: AsyncSteps, begin: Callable[[], Reservation]) -> AsyncSteps:
-        reservation: Any = begin()
+    async def steps(inner: AsyncSteps, begin: Callable[[], Any]) -> AsyncSteps:
+        reservation = begin()
         entered = await reservation.aopen()
         if entered is not reservation:
             async for item in _aiter(entered):
@@ -313,9 +298,7 @@ def _begun(
     named: Named,
 ) -> object:
     """Return a generator that has done nothing yet. Wrong arguments are told now, as ever."""
-    return steps(
-        function(*given, **named), partial(limit.reservation, function, bound, given, named)
-    )
+    return steps(function(*given, **named), partial(limit.begin, function, bound, given, named))
 
 
 _KINDS: dict[Callable[[Any], object], Callable[[Limit, object], Wrapper]] = {
@@ -331,7 +314,7 @@ def _is(kind: Callable[[Any], object], function: object) -> bool:
     return bool(kind(inner) or kind(getattr(type(inner), "__call__", None)))  # noqa: B004 - its own
 
 
-def _named(call: MadeT, guarded: object) -> MadeT:
+def _named(call: Function, guarded: object) -> Function:
     """Let *call* be told by the name of *guarded*, where it is never awaited or shown."""
     for name in ("__name__", "__qualname__"):
         setattr(call, name, getattr(guarded, name, type(guarded).__name__))
@@ -387,21 +370,11 @@ def _without_cls(function: Callable[..., Any], given: Given) -> Given:
 
 
 class _Bound(wrapt.BoundFunctionWrapper[..., Any]):
-    """A guarded method of an object or a class."""
+    """A guarded method of an object or a class. It is pickled with what it is bound to."""
 
     def __reduce_ex__(self, _: object) -> tuple[Any, ...]:
-        return getattr, self._place()
-
-    def __copy__(self) -> _Bound:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # noqa: ANN401 - bound again
-        holder, name = self._place()
-        return getattr(copy.deepcopy(holder, memo), name)
-
-    def _place(self) -> tuple[Any, str]:
-        holder = self._self_instance
-        return self._self_owner if holder is None else holder, self.__name__
+        bound = self._self_instance
+        return getattr, (self._self_owner if bound is None else bound, self.__name__)
 
 
 class _Guarded(wrapt.FunctionWrapper[..., Any]):

@@ -207,7 +207,8 @@ def _patience(request: Request, spent: Spent, left: float) -> float:
     """Return how long a spent meter is worth waiting for, by who has *left* seconds."""
     if spent.heals is not None:
         # A poll under way answers long before its claim ends.
-        return min(spent.heals, left) if spent.polled and left > 0.0 else spent.heals
+        heals = min(spent.heals, left) if spent.polled and left > 0.0 else spent.heals
+        return heals if spent.turns is None else min(heals, spent.turns)
     if request.on_exhausted == "wait" and spent.turns is not None:
         return spent.turns
     return math.inf

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-
 __all__ = [
     "Degraded",
     "Delayed",

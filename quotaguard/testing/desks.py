@@ -167,7 +167,9 @@ class BooksDesk:
 
     __slots__ = ("books", "holder", "rules", "terms")
 
-    def __init__(self, rules: Rules, books: type[Books] = Books) -> None:
+    def __init__(
+        self, rules: Rules, books: type[Books] = Books, meter: type[MeterBooks] = MeterBooks
+    ) -> None:
         self.rules = rules
         names = NAMES[: len(rules.limits)]
         self.terms = Terms(
@@ -177,6 +179,7 @@ class BooksDesk:
             polls=PollTerms(4.0, 4.0, 1e9),
         )
         self.books = books(cold_from=0 if rules.hidden else None)
+        self.books.meters = {name: meter() for name in names}
         self.holder = Allotment()
 
     def copy(self) -> Self:

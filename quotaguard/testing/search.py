@@ -1,26 +1,23 @@
 """Searches through the small world: every way, or many ways at random.
 
-What breaks a law is told with a line that replays it::
-
-    python -c "from quotaguard.testing.search import replay; replay(...)"
+What breaks a law is found with the steps that lead to it, and `told` makes one line
+of them that `retrace` takes again.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from quotaguard.testing.world import Broken, Desk, Rules, Step, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Found", "Maker", "explore", "replay", "told", "wander"]
+__all__ = ["Found", "explore", "retrace", "told", "wander"]
 
-Maker = "Callable[[Rules], Desk]"
-
-Trail = tuple[Step, "Trail"] | None
+Trail = Optional[tuple[Step, "Trail"]]  # noqa: UP045 - it names itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +90,11 @@ def _unrolled(trail: Trail) -> tuple[Step, ...]:
 
 
 def told(steps: tuple[Step, ...]) -> str:
-    """Return the steps as one line, for `replay`."""
+    """Return the steps as one line, for `retrace`."""
     return " ".join(":".join(map(str, step)) for step in steps)
 
 
-def replay(rules: Rules, make: Callable[[Rules], Desk], line: str) -> World:
+def retrace(rules: Rules, make: Callable[[Rules], Desk], line: str) -> World:
     """Take the steps of *line* and heal at its end.
 
     Raises:
