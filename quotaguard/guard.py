@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from quotaguard.clock import SystemClock
-from quotaguard.errors import ConfigError, RefusalFacts
+from quotaguard.errors import ConfigError, Refusal, RefusalFacts
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
 from quotaguard.quota.admission import refreshing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from quotaguard.clients.function import Limit
+    from quotaguard.clients.function import Limit, LimitOr
     from quotaguard.clients.httpx import QuotaTransport
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Ledger
@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from quotaguard.quota.events import Event
     from quotaguard.quota.policy import Duration
 
+    _F = TypeVar("_F")
     _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
+
+    class _Settings(TypedDict, total=False):
+        cost: Callable[..., Cost] | None
+        settle: Callable[[Any], Cost] | None
+        priority: str
+        max_wait: Duration | None
+
 
 __all__ = ["Guard"]
 
@@ -118,6 +126,22 @@ class Guard:
             cost = self._spending.cost_of(cost)
         return Reservation(self._spending, cost, priority, max_wait, fallback)  # type: ignore[arg-type] # no str any more
 
+    @overload
+    def limit(self, operation: str | Cost, /, **settings: Unpack[_Settings]) -> Limit: ...
+    @overload
+    def limit(
+        self,
+        operation: str | Cost,
+        /,
+        *,
+        fallback: Callable[[Refusal], _F],
+        **settings: Unpack[_Settings],
+    ) -> LimitOr[_F]: ...
+    @overload
+    def limit(
+        self, operation: str | Cost, /, *, fallback: _F, **settings: Unpack[_Settings]
+    ) -> LimitOr[_F]: ...
+
     def limit(
         self,
         operation: str | Cost,
@@ -127,8 +151,8 @@ class Guard:
         settle: Callable[[Any], Cost] | None = None,
         priority: str = "normal",
         max_wait: Duration | None = None,
-        fallback: Any = MISSING,  # noqa: ANN401 - whatever the user wants instead
-    ) -> Limit:
+        fallback: Any = MISSING,
+    ) -> Limit | LimitOr[Any]:
         """Return a decorator that reserves before every call of a function.
 
         For def, async def, methods, class and static methods, generators and async
@@ -143,16 +167,13 @@ class Guard:
         """
         from quotaguard.clients.function import Limit  # noqa: PLC0415 - wrapt costs 20 ms
 
-        spending = self._spending
-        spending.rank(priority)
-        wait = None if max_wait is None else spending.wait(max_wait)
         return Limit(
-            spending,
-            spending.cost_of(operation),
+            self._spending,
+            operation,
             cost=cost,
             settle=settle,
             priority=priority,
-            max_wait=wait,
+            max_wait=max_wait,
             fallback=fallback,
         )
 

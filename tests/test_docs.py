@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
+import logging
 import re
 import subprocess
 import sys
+import time
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ def run(path: Path, text: str) -> int:
 @pytest.fixture
 def exchanged() -> Iterator[Callable[[str], str]]:
     """Return what puts the stand-ins into a page: a fake in the middle of its month."""
-    today = datetime.now(UTC)
+    today = datetime.fromtimestamp(time.time(), UTC)
     month = ((today - timedelta(days=15)).isoformat(), (today + timedelta(days=15)).isoformat())
     with fake("fullcontact", quota=1000, match_rate=1.0, key=KEY, period=month) as vendor:
 
@@ -125,6 +126,17 @@ def exchanged() -> Iterator[Callable[[str], str]]:
             return text
 
         yield exchange
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    """Take back what a page does to the loggers of the process."""
+    loggers = [logging.getLogger(name) for name in ("quotaguard", "httpx")]
+    before = [(logger.level, list(logger.filters)) for logger in loggers]
+    yield
+    for logger, (level, filters) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.filters[:] = filters
 
 
 # -- what runs ----------------------------------------------------------------
@@ -162,9 +174,8 @@ def test_the_pages_have_blocks() -> None:
 @each(EXAMPLES)
 def test_an_example_runs(path: Path) -> None:
     """Each example is a program that ends well by itself, offline."""
-    quiet = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, check=False, env=quiet
+        [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -203,7 +214,9 @@ def test_every_page_can_be_reached() -> None:
     """The index leads to each page of the documentation."""
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)\s#]+)\)", index)}
-    assert [name_of(page) for page in PAGES if page not in {README, DOCS / "index.md", *linked}] == []
+    assert [
+        name_of(page) for page in PAGES if page not in {README, DOCS / "index.md", *linked}
+    ] == []
 
 
 def test_the_rooms_are_the_rooms() -> None:

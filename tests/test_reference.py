@@ -12,7 +12,6 @@ import inspect
 import json
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,9 @@ PAGES = ROOT / "docs" / "reference"
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Return a table in Markdown."""
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
 
 
 def plain(text: str) -> str:
@@ -206,7 +207,9 @@ def verbs(kind: type) -> str:
     for name, item in public(kind):
         if inspect.isfunction(item):
             colour = "async " if inspect.iscoroutinefunction(item) else ""
-            told.append(f"### {colour}{name}\n\n`{name}{shape(item)}`\n\n{described(item.__doc__ or '')}")
+            told.append(
+                f"### {colour}{name}\n\n`{name}{shape(item)}`\n\n{described(item.__doc__ or '')}"
+            )
         elif isinstance(item, property):
             told.append(f"### {name}\n\n{described(item.__doc__ or '')}")
     return "\n\n".join(told)
@@ -229,7 +232,9 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
 
 def parted(text: str, heading: str) -> tuple[str, str, str]:
     """Return a page before, in and after the section under *heading*."""
-    found = re.search(rf"(.*^## {heading}\n\n)(.*?)(\n(?:\n## .*)?\Z)", text, re.DOTALL | re.M)
+    found = re.search(
+        rf"(.*^## {heading}\n\n)(.*?)(\n(?:\n## .*)?\Z)", text, re.DOTALL | re.MULTILINE
+    )
     assert found is not None, f"there is no section {heading!r}"
     return found[1], found[2], found[3]
 
@@ -263,7 +268,9 @@ def told_states() -> set[str]:
     """Return the states that the code tells as `Degraded`."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in HOUSE.rglob("*.py"))
     asked = re.findall(r"\bdegraded\(\s*\"(\w+)\"", text)
-    set_ = re.findall(r"\bstate ?= ?\"(\w+)\"", (HOUSE / "quota" / "observing.py").read_text("utf-8"))
+    set_ = re.findall(
+        r"\bstate ?= ?\"(\w+)\"", (HOUSE / "quota" / "observing.py").read_text("utf-8")
+    )
     made = re.findall(r"\bstate=\"(\w+)\"", text)
     return {*asked, *set_, *made} - {"fresh"}
 
@@ -285,12 +292,26 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
         "States of a reservation",
         lambda: {
             vars(reservations)[name]
-            for name in ("NEW", "OPEN", "DEFERRED", "SETTLED", "RELEASED", "UNKNOWN", "REFUSED", "VOID")
+            for name in (
+                "NEW",
+                "OPEN",
+                "DEFERRED",
+                "SETTLED",
+                "RELEASED",
+                "UNKNOWN",
+                "REFUSED",
+                "VOID",
+            )
         },
     ),
-    ("../how-to/test-your-application.md", "A fake provider", lambda: {
-        field.name for field in dataclasses.fields(FullContactKnobs)
-    } - {"misses_quota", "company_quota"}),
+    (
+        "../how-to/test-your-application.md",
+        "A fake provider",
+        lambda: (
+            {field.name for field in dataclasses.fields(FullContactKnobs)}
+            - {"misses_quota", "company_quota"}
+        ),
+    ),
 ]
 
 
@@ -316,4 +337,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -28,12 +28,12 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's way to call it
 
 @app.callback()
 def _quotaguard(
-    _asked: Annotated[
+    _asked: Annotated[  # noqa: FBT002 - an option on the command line
         bool,
         typer.Option(
             "--version", callback=_version, is_eager=True, help="Print the version and leave."
         ),
-    ] = False,  # noqa: FBT002 - an option on the command line
+    ] = False,
 ) -> None:
     """Keep calls of metered APIs within their quota."""
 

@@ -35,10 +35,14 @@ class Stopped(httpx.ConnectError):
 
 @dataclass(slots=True)
 class Errand:
-    """One call for all rows with one email. *sent*: it has gone out and may be billed."""
+    """One call for all rows with one email.
+
+    sent: it has gone out and may be billed. delayed: the guard had it wait.
+    """
 
     contacts: list[Contact] = field(default_factory=list)
     sent: bool = False
+    delayed: bool = False
 
 
 class Wire(httpx.BaseTransport):

@@ -21,6 +21,7 @@ from quotaguard.reservation import MISSING, Reservation
 
 if TYPE_CHECKING:
     from quotaguard.quota.calls import Cost
+    from quotaguard.quota.policy import Duration
     from quotaguard.spending import Spending
 
 __all__ = ["Limit", "LimitOr"]
@@ -76,8 +77,9 @@ class LimitOr(Protocol[F_co]):
 class Limit:
     """Guards functions: def, async def, methods, generators, async generators.
 
-    estimate: units of a call. cost: tells them instead, from the call's arguments
-        (without self or cls). What it raises is raised; nothing is reserved then.
+    operation: its name, or the units of a call. cost: tells them instead, from the
+        call's arguments (without self or cls). What it raises is raised; nothing is
+        reserved then.
     settle: tells what was spent, from what the function returned (None of an async
         generator). If it fails, the result is returned all the same, the estimate
         counts as unknown, and `Degraded` (state ``settle_failed``) is told.
@@ -92,27 +94,26 @@ class Limit:
         Refusals from inside the function are raised like any exception.
 
     Raises:
-        ConfigError: *cost*, *settle* or *fallback* cannot work.
+        ConfigError: an operation, meter or priority is not known, *max_wait* is no
+            duration, *cost*, *settle* or *fallback* cannot work.
     """
 
     def __init__(
         self,
         spending: Spending,
-        estimate: Cost,
+        operation: str | Cost,
         /,
         *,
         cost: Callable[..., Cost] | None = None,
         settle: Callable[[Any], Cost] | None = None,
         priority: str = "normal",
-        max_wait: float | None = None,
+        max_wait: Duration | None = None,
         fallback: Any = MISSING,  # noqa: ANN401 - whatever the user wants instead
     ) -> None:
-        called = {
-            "cost": cost,
-            "settle": settle,
-            "fallback": fallback if callable(fallback) else None,
-        }
-        for name, given in called.items():
+        spending.rank(priority)
+        wait = None if max_wait is None else spending.wait(max_wait)
+        default = fallback if callable(fallback) else None
+        for name, given in (("cost", cost), ("settle", settle), ("fallback", default)):
             plain = callable(given) and not _is(inspect.iscoroutinefunction, given)
             if given is not None and not plain:
                 raise ConfigError(f"{name} is no plain function: it is called, never awaited")
@@ -120,8 +121,9 @@ class Limit:
         self.cost = cost
         self.settle = settle
         self.fallback = fallback
-        self._asked = priority, max_wait, fallback
-        self.reserved = partial(Reservation, spending, dict(estimate), *self._asked)
+        self._asked = priority, wait, fallback
+        estimate = dict(spending.cost_of(operation))
+        self.reserved = partial(Reservation, spending, estimate, *self._asked)
 
     def __call__(self, function: Function, /) -> Function:
         """Return *function*, guarded. Its name, signature and kind stay what they are.

@@ -131,11 +131,12 @@ class FullContact:
 
     __slots__ = ("_account", "_key", "_origin", "_routes", "_stats_url")
 
-    name: Final = _NAME
-    meters: Final[Mapping[str, Meter]] = _METERS
-    operations: Final[Mapping[str, Cost]] = _OPERATIONS
-    key_headers: Final = ("authorization", "x-fullcontact-apikey")
-    polls_per_hour: Final = 30.0
+    # Not Final: to pyright that is a ClassVar, and no ClassVar fits a Protocol's property.
+    name: str = _NAME
+    meters: Mapping[str, Meter] = _METERS
+    operations: Mapping[str, Cost] = _OPERATIONS
+    key_headers: tuple[str, ...] = ("authorization", "x-fullcontact-apikey")
+    polls_per_hour: float = 30.0
     """What the stats endpoint of v2 allows; v3 says nothing."""
 
     def __init__(self, api_key: str, *, base_url: str = _REAL, account: str | None = None) -> None:

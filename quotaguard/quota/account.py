@@ -18,6 +18,7 @@ from quotaguard.quota.allotment import Lane, Tally
 from quotaguard.quota.events import Degraded, Event, PeriodTurned, ThresholdCrossed
 from quotaguard.quota.lines import line, share_left
 from quotaguard.quota.meter import MeterBooks, MeterTerms
+from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
 
@@ -286,10 +287,10 @@ class Books:
 
     def state(self) -> dict[str, Any]:
         """Return the books as JSON can carry them, with their version."""
-        told: dict[str, Any] = {"version": VERSION}
+        state: dict[str, Any] = {"version": VERSION}
         for name in self.__slots__:
-            told[name] = _STATES.get(name, _same)(getattr(self, name))
-        return told
+            state[name] = _STATES.get(name, told)(getattr(self, name))
+        return state
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Books:
@@ -303,7 +304,7 @@ class Books:
             raise ValueError(msg)
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, _BOOKS.get(name, _same)(state[name]))
+            setattr(books, name, _BOOKS.get(name, heard)(state[name]))
         return books
 
     def copy(self) -> Books:
@@ -316,12 +317,6 @@ _NONE = Tally(at=0.0)
 
 def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None
     return Period(None, wall).ends_at
-
-
-def _same(value: Any) -> Any:  # noqa: ANN401 - passed through
-    if value == -math.inf:
-        return "-inf"
-    return -math.inf if value == "-inf" else value
 
 
 def _period(value: Any) -> Any:  # noqa: ANN401 - a period, told as a list

@@ -45,9 +45,10 @@ class Lane:
     """Units granted ahead of the calls that will take them.
 
     units: drawn from the books. room: how many of them each priority may take,
-    nested, below 0 where more must come back before it may take any: the line is taken at the lane's start and the margin at its end, so a
-    lane is never more generous than the books. end: of the fast clock. headroom:
-    units that may be safely spent as of its start, None for unlimited.
+    nested, below 0 where more must come back before it may take any: the line is
+    taken at the lane's start and the margin at its end, so a lane is never more
+    generous than the books. end: of the fast clock. headroom: units that may be
+    safely spent as of its start, None for unlimited.
     """
 
     units: int

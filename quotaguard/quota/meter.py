@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quotaguard.quota.plain import heard, told
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.readings import Amount, Meter, Moment, Usage, units
 
@@ -62,12 +63,8 @@ class MeterTerms:
     def of(cls, meter: Meter, policy: Policy) -> MeterTerms:
         """Derive the terms of *meter* from the policy that applies to it."""
         lag = float(policy.lag)  # type: ignore[arg-type] # a Policy holds seconds
-        fixed: Amount | None = None
-        share = 0.0
-        if policy.margin != "auto":
-            fraction = 0 < policy.margin < 1
-            share = policy.margin if fraction else 0.0
-            fixed = 0 if fraction else policy.margin
+        fixed: Amount | None = None if policy.margin == "auto" else policy.margin
+        share = fixed if fixed is not None and fixed < 1 else 0
         return cls(
             meter=meter,
             policy=policy,
@@ -76,8 +73,8 @@ class MeterTerms:
             paranoid=max(900.0, 5.0 * lag),
             tick=lag / 16.0,
             overage=units(policy.overage, meter.scale, up=False),
-            margin=None if fixed is None else units(fixed, meter.scale),
-            share=share,
+            margin=None if fixed is None else units(0 if share else fixed, meter.scale),
+            share=float(share),
             max_age=float(policy.max_age),  # type: ignore[arg-type] # as above
             profile=policy.profile,  # type: ignore[arg-type] # as above, of tuples
         )
@@ -380,14 +377,14 @@ class MeterBooks:
 
     def state(self) -> dict[str, Any]:
         """Return the numbers as JSON can carry them."""
-        return {name: _told(getattr(self, name)) for name in self.__slots__}
+        return {name: told(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> MeterBooks:
         """Return the books that `state` told."""
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, _heard(state[name]))
+            setattr(books, name, heard(state[name]))
         books.samples = [(at, spent) for at, spent in books.samples]
         books.polls = [(at, low, unseen) for at, low, unseen in books.polls]
         return books
@@ -400,19 +397,3 @@ class MeterBooks:
         books.samples = list(self.samples)
         books.polls = list(self.polls)
         return books
-
-
-_INFINITE = {math.inf: "inf", -math.inf: "-inf"}
-_FINITE = {"inf": math.inf, "-inf": -math.inf}
-
-
-def _told(value: Any) -> Any:  # noqa: ANN401 - scalars and lists of them
-    if isinstance(value, list | tuple):
-        return [_told(item) for item in value]
-    return _INFINITE.get(value, value) if isinstance(value, float) else value
-
-
-def _heard(value: Any) -> Any:  # noqa: ANN401 - scalars and lists of them
-    if isinstance(value, list):
-        return [_heard(item) for item in value]
-    return _FINITE.get(value, value) if isinstance(value, str) else value

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from quotaguard.quota.plain import heard, told
 from quotaguard.quota.readings import Moment
 
 __all__ = ["CLAIM_SECONDS", "Claim", "PollTerms", "Polls"]
@@ -161,17 +162,12 @@ class Polls:
 
     def state(self) -> dict[str, Any]:
         """Return the schedule as JSON can carry it."""
-        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+        return {name: told(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Polls:
         """Return the schedule that `state` told."""
         polls = cls()
         for name in cls.__slots__:
-            value = state[name]
-            setattr(polls, name, -math.inf if value == "-inf" else value)
+            setattr(polls, name, heard(state[name]))
         return polls
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - a scalar, as JSON can carry it
-    return "-inf" if value == -math.inf else value

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from quotaguard.errors import ConfigError
 from quotaguard.spending import SWITCH
 from quotaguard.testing.clock import FakeClock
+from quotaguard.testing.simulated import SimulatedCall, SimulatedProvider
+from quotaguard.testing.simulator import Simulator
 
 if TYPE_CHECKING:
     from quotaguard.testing.fullcontact import FakeFullContact
     from quotaguard.testing.vendor import FakeVendor
 
-__all__ = ["FakeClock", "disabled", "fake"]
+__all__ = ["FakeClock", "SimulatedCall", "SimulatedProvider", "Simulator", "disabled", "fake"]
 
 _FAKES = {"fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact")}
 

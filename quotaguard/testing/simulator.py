@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, assert_never, cast
 from quotaguard.drivers import _Caller
 from quotaguard.errors import Refusal, StatsUnavailable
 from quotaguard.ledgers.memory import MemoryLedger
+from quotaguard.opening import ASK
 from quotaguard.quota.admission import Answer, Poll, Post, Sleep, Tell, polling
 from quotaguard.quota.entries import AskToPoll
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.verdicts import Due, Granted
-from quotaguard.opening import ASK
 from quotaguard.reservation import Reservation
 from quotaguard.spending import Spending, terms_of
 from quotaguard.testing.simulated import Figures, SimulatedCall, SimulatedProvider, VirtualClock
@@ -111,7 +111,7 @@ class Simulator:
         self.coming: Counter[str] = Counter()
         self.polled: list[float] = []
         self.process = 0
-        self._watch = watch
+        self.watch = watch
         self._random = Random(seed)  # noqa: S311 - repeatable chance, no secrets
         self._terms = terms or terms_of(cast("Provider", provider), self.policy)
         self._events: list[tuple[float, float, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -358,8 +358,8 @@ class Simulator:
     def _tell(
         self, what: str, call: SimulatedCall | None = None, refusal: Refusal | None = None
     ) -> None:
-        if self._watch is not None:
-            self._watch(what, call, refusal)
+        if self.watch is not None:
+            self.watch(what, call, refusal)
 
 
 def _asking(name: str, *, trusted: bool) -> Generator[Ask, object, object]:
