@@ -122,6 +122,8 @@ class Guard:
             Refusal: when entered; the call does not go and nothing is held.
             ConfigError: an operation, meter or priority is not known.
         """
+        if max_wait is not None:
+            max_wait = self._spending.wait(max_wait)
         if cost.__class__ is str:
             cost = self._spending.cost_of(cost)
         return Reservation(self._spending, cost, priority, max_wait, fallback)  # type: ignore[arg-type] # no str any more

@@ -323,7 +323,7 @@ class Reservation:
         uncover(self._token)
         if self.state is OPEN:
             if failure[:1] == (GeneratorExit,):
-                self._forget()
+                self.forget()
             else:
                 self.close()
 
@@ -331,15 +331,17 @@ class Reservation:
         # Ending never awaits: in a cancelled task an await would be cancelled too.
         self.__exit__(*failure)
 
-    def __del__(self) -> None:
-        if getattr(self, "state", NEW) in {OPEN, DEFERRED}:
-            self._forget()
+    def forget(self) -> None:
+        """Close from a finalizer: those run anywhere, under our own lock too.
 
-    def _forget(self) -> None:
-        # Finalizers, of coroutines and generators too, run anywhere, under our own lock
-        # too; so only leave a note.
-        self._holder.forgotten.append((self._epoch, self._cost))
-        self.state = UNKNOWN
+        So it only leaves a note, for the next who looks at the books.
+        """
+        if self.state is OPEN or self.state is DEFERRED:
+            self._holder.forgotten.append((self._epoch, self._cost))
+            self.state = UNKNOWN
+
+    def __del__(self) -> None:
+        self.forget()
 
     def _void(self) -> bool:
         """Whether there is nothing to end (under the lock): ended meanwhile, or forked."""

@@ -211,9 +211,10 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_every_page_can_be_reached() -> None:
-    """The index leads to each page of the documentation."""
+    """The index leads to each page of the documentation, and to each example."""
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)\s#]+)\)", index)}
+    assert set(EXAMPLES) <= linked
     assert [
         name_of(page) for page in PAGES if page not in {README, DOCS / "index.md", *linked}
     ] == []

@@ -43,9 +43,9 @@ class Lines:
         FileFault: while it is iterated over: a line is too long, or not UTF-8.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
-        self._name = name
+        self._path = path
         self.number = 0
         self.offset = 0
         self.whole = True
@@ -77,7 +77,7 @@ class Lines:
 
     def fault(self, what: str, line: int | None = None) -> FileFault:
         """Return the fault that says *what* is wrong with this line, or another one."""
-        return FileFault(f"{self._name}, line {line or self.number}: {what}")
+        return FileFault(f"{self._path}, line {line or self.number}: {what}")
 
 
 class Contacts:
@@ -95,7 +95,7 @@ class Contacts:
         if path.exists() and not path.is_file():
             raise FileFault(f"{path} is not a regular file, and it is read twice")
         with self._open() as file:
-            lines = Lines(file, path.name)
+            lines = Lines(file, path)
             self.columns = next(_records(lines), ())
         if not any(name.strip() for name in self.columns):
             raise FileFault(f"{path} is empty; its first line must name the columns")
@@ -117,7 +117,7 @@ class Contacts:
             FileFault: the next row cannot be read.
         """
         with self._open() as file:
-            lines = Lines(file, self.path.name)
+            lines = Lines(file, self.path)
             records = _records(lines)
             next(records, None)
             width = len(self.columns)
@@ -129,14 +129,22 @@ class Contacts:
                 yield Contact(padded, padded[self._email].strip())
 
     def count(self) -> int:
-        """Return the number of contacts, up to a row that cannot be read."""
+        """Return the number of contacts, up to a row that cannot be read.
+
+        Raises:
+            FileFault: there is no contact at all.
+        """
         rows = 0
         try:
             for _ in self.rows():
                 rows += 1
         except FileFault:
-            # It is told when its turn comes; the rows before it are good.
-            return rows
+            if rows:
+                # It is told when its turn comes; the rows before it are good.
+                return rows
+            raise
+        if not rows:
+            raise FileFault(f"{self.path} is empty below its first line; there are no contacts")
         return rows
 
     def _open(self) -> BinaryIO:

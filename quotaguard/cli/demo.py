@@ -18,7 +18,7 @@ from rich.console import Console
 from quotaguard.cli.contacts import Contacts, FileFault, bundled
 from quotaguard.cli.display import Screen, say, table
 from quotaguard.cli.enrichment import PRIORITY, Job, Wire
-from quotaguard.cli.report import Heard, closing, summary
+from quotaguard.cli.report import Heard, advice, summary
 from quotaguard.cli.results import ADDED, REASON, Enriched, Refused, check_ours
 from quotaguard.cli.vendor import Vendor, played, real, remember
 from quotaguard.errors import ConfigError, ProviderError
@@ -104,6 +104,8 @@ def demo(
         code = _complain(str(fault), 2)
     except ProviderError as fault:
         code = _complain(str(fault), 1)
+    except OSError as fault:
+        code = _complain(f"{fault.filename or 'this machine'}: {fault.strerror}", 2)
     if code:
         raise typer.Exit(code)
 
@@ -128,14 +130,16 @@ class Stage:
 
 def _run(chosen: Settings, console: Console) -> int:
     contacts = Contacts(chosen.source, taken=(*ADDED, REASON))
+    rows = contacts.count()
     _check_places(chosen)
     with _staged(chosen, contacts) as stage:
-        say(console, _opening(chosen, stage))
+        for line in _opening(chosen, contacts, rows, stage.vendor):
+            say(console, line)
         began = time.monotonic()
         fault: FileFault | None = None
         with _interrupts(stage.job) as caught:
             try:
-                _carry_out(chosen, console, contacts, stage)
+                _carry_out(chosen, Screen(console, stage.job, stage.guard, rows), contacts, stage)
             except FileFault as said:
                 fault = said
             stage.refused.close()
@@ -143,47 +147,58 @@ def _run(chosen: Settings, console: Console) -> int:
         console.print()
         console.print(table(summary(stage.job, stage.wire.sent, stage.heard, stage.vendor, took)))
         console.print()
-        for line in closing(stage.job, stage.heard, stage.vendor, stage.enriched, stage.refused):
+        say(
+            console,
+            f"{stage.enriched.path}: {stage.enriched.added:,} rows added. "
+            f"{stage.refused.path}: {stage.refused.rows:,} rows.",
+        )
+        for line in [] if fault else advice(stage.job, stage.heard, stage.vendor):
             say(console, line)
     if fault is not None:
-        return _complain(str(fault), 2)
+        return _complain(f"{fault}. Everything before is done, and stays done", 2)
     if caught:
         return _complain("interrupted", 128 + caught[0])
     return 1 if stage.job.counts["failed"] else 0
 
 
 def _check_places(chosen: Settings) -> None:
-    """Make sure that no file is written over another one."""
+    """Make sure that the results have a place, and that no other file stands there."""
     names = {"--input": chosen.source, "--output": chosen.output, "--refused": chosen.refused}
     places: dict[Path, str] = {}
     for option, path in names.items():
         other = places.setdefault(path.resolve(), option)
         if other != option:
             raise FileFault(f"{other} and {option} are the same file, {path}")
-    if chosen.fresh:
-        check_ours(chosen.output, ADDED[-1])
-        for path in (chosen.output, chosen.memory):
-            path.unlink(missing_ok=True)
+        if not path.parent.is_dir():
+            raise FileFault(f"{option} {path}: there is no folder {path.parent}")
+    check_ours(chosen.refused, REASON)
+    check_ours(chosen.output, ADDED[-1])
 
 
 @contextmanager
 def _staged(chosen: Settings, contacts: Contacts) -> Generator[Stage, None, None]:
     with ExitStack() as stack:
         if chosen.provider_url is None:
-            vendor = stack.enter_context(played(chosen.quota, chosen.seed, chosen.memory))
+            if chosen.fresh:
+                chosen.memory.unlink(missing_ok=True)
+            vendor = stack.enter_context(
+                played(chosen.quota, chosen.threads, chosen.seed, chosen.memory)
+            )
         else:
             vendor = real(chosen.provider_url)
-        heard = Heard()
+        wire = Wire(httpx.HTTPTransport())
+        heard = Heard(delayed=wire.delayed)
         guard = stack.enter_context(
             Guard(vendor.provider, ledger=MemoryLedger(), policy=vendor.policy, listeners=[heard])
         )
         # The first reading: a key that does not work is told before a file is touched.
         guard.refresh()
+        if chosen.fresh:
+            chosen.output.unlink(missing_ok=True)
         enriched = Enriched(chosen.output, contacts.columns)
         stack.callback(enriched.close)
         refused = Refused(chosen.refused, contacts.columns)
         stack.callback(refused.discard)
-        wire = Wire(httpx.HTTPTransport())
         bearer = {"Authorization": f"Bearer {vendor.key}"}
         client = guard.client(transport=wire, headers=bearer, timeout=10.0)
         stack.enter_context(client)
@@ -191,7 +206,7 @@ def _staged(chosen: Settings, contacts: Contacts) -> Generator[Stage, None, None
         yield Stage(vendor, heard, guard, wire, enriched, refused, job)
 
 
-def _carry_out(chosen: Settings, console: Console, contacts: Contacts, stage: Stage) -> None:
+def _carry_out(chosen: Settings, screen: Screen, contacts: Contacts, stage: Stage) -> None:
     kept = time.monotonic()
 
     def watch() -> None:
@@ -202,7 +217,7 @@ def _carry_out(chosen: Settings, console: Console, contacts: Contacts, stage: St
             remember(chosen.memory, stage.vendor.fake)
             kept = time.monotonic()
 
-    with Screen(console, stage.job, stage.guard, contacts.count()) as screen:
+    with screen:
         stage.job.run(contacts, chosen.threads, watch)
     if stage.vendor.fake is None:
         with suppress(ProviderError):
@@ -210,18 +225,20 @@ def _carry_out(chosen: Settings, console: Console, contacts: Contacts, stage: St
             stage.guard.refresh()
 
 
-def _opening(chosen: Settings, stage: Stage) -> str:
-    rows = f"Enriching {chosen.source}, {chosen.threads} calls at a time"
-    fake = stage.vendor.fake
-    whose = f"at {chosen.provider_url}"
-    if fake is not None:
-        whose = (
-            f"with a fake FullContact, quota {fake.quota:,}, of which another consumer spends too"
+def _opening(chosen: Settings, contacts: Contacts, rows: int, vendor: Vendor) -> list[str]:
+    fake = vendor.fake
+    if fake is None:
+        who = str(chosen.provider_url)
+    else:
+        other = ", another consumer spends too" if vendor.others else ""
+        who = (
+            f"a fake FullContact. The quota is {fake.quota:,} matches{other}, the stats lag, and "
+            "what comes past the quota is billed"
         )
-    return (
-        f"{rows}, {whose}. Priority {PRIORITY}: calls may use the whole quota "
-        "(normal ones leave up to a fifth of it to critical ones)."
-    )
+    return [
+        f"{rows:,} contacts of {contacts.path.name}, {chosen.threads} calls at a time, to {who}.",
+        f"Priority {PRIORITY}: these calls may use all of it; normal ones leave up to a fifth.",
+    ]
 
 
 @contextmanager

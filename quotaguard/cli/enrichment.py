@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 
@@ -37,11 +37,11 @@ class Stopped(httpx.ConnectError):
 class Errand:
     """One call for all rows with one email.
 
-    sent: it has gone out and may be billed. delayed: the guard had it wait.
+    sent: when it has gone out, and may be billed. delayed: the guard had it wait.
     """
 
-    contacts: list[Contact] = field(default_factory=list)
-    sent: bool = False
+    contacts: list[Contact]
+    sent: float | None = None
     delayed: bool = False
 
 
@@ -59,6 +59,10 @@ class Wire(httpx.BaseTransport):
         """Name what the calls of this thread are for."""
         self._here.errand = errand
 
+    def delayed(self) -> None:
+        """Note that the guard has this thread's call wait."""
+        self._here.errand.delayed = True
+
     def stop(self) -> None:
         """Let no further call out."""
         with self._lock:
@@ -70,7 +74,7 @@ class Wire(httpx.BaseTransport):
             if self._closed:
                 raise Stopped("interrupted", request=request)
             self.sent += 1
-            self._here.errand.sent = True
+            self._here.errand.sent = time.monotonic()
         return self._inner.handle_request(request)
 
     def close(self) -> None:
@@ -83,7 +87,8 @@ class Job:
 
     client: has the guard in it, and *wire* below the guard. counts: rows by what
     became of them: matched, missed, repeated, refused, failed, no email, done before
-        (by an earlier run), not reached. stopped: set by whoever interrupts the run.
+        (by an earlier run), not reached. waits: seconds of each call that was delayed.
+    stopped: set by whoever interrupts the run.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Job:
         self._errands: queue.Queue[Errand | None] = queue.Queue()
         self._fault: FileFault | None = None
         self.counts: Counter[str] = Counter()
+        self.waits: list[float] = []
         self.stopped = threading.Event()
 
     @property
@@ -177,7 +183,7 @@ class Job:
 
     def _out(self) -> bool:
         with self._lock:
-            return any(errand.sent for errand in self._flying.values())
+            return any(errand.sent is not None for errand in self._flying.values())
 
     def _leave(self, rows: Iterator[Contact]) -> None:
         """Put everything that was not reached into the file of refused rows."""
@@ -185,7 +191,7 @@ class Job:
             flying, self._flying = self._flying, {}
             for errand in flying.values():
                 for contact in errand.contacts:
-                    said = "no answer yet; it may be billed" if errand.sent else NOT_REACHED
+                    said = NOT_REACHED if errand.sent is None else "no answer yet; it may be billed"
                     self._refuse(contact, "not reached", said)
             if self._fault is not None:
                 return
@@ -200,7 +206,10 @@ class Job:
     def _work(self) -> None:
         while (errand := self._errands.get()) is not None:
             self._wire.carries(errand)
+            began = time.monotonic()
             said = None if self.stopped.is_set() else self._ask(errand.contacts[0].email)
+            if errand.delayed:
+                self.waits.append((errand.sent or time.monotonic()) - began)
             if said is None:
                 continue
             try:

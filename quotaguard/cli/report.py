@@ -10,34 +10,33 @@ from quotaguard.cli.display import METER
 from quotaguard.quota.events import Delayed, Polled, PollFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quotaguard.cli.enrichment import Job
-    from quotaguard.cli.results import Enriched, Refused
     from quotaguard.cli.vendor import Vendor
     from quotaguard.quota.events import Event
     from quotaguard.quota.readings import Amount
 
-__all__ = ["Heard", "closing", "summary"]
+__all__ = ["Heard", "advice", "summary"]
 
 
 class Heard:
-    """A listener that keeps what the summary tells."""
+    """A listener that keeps what the summary tells, and passes on who is delayed."""
 
-    def __init__(self) -> None:
+    def __init__(self, delayed: Callable[[], None]) -> None:
         self._lock = threading.Lock()
-        self.delays = 0
-        self.waited = 0.0
+        self._delayed = delayed
         self.polls = 0
         self.used: Amount | None = None
         self.limit: Amount | None = None
         self.period_end: datetime | None = None
 
     def __call__(self, event: Event) -> None:
-        """Count *event*; called by every thread."""
+        """Take in *event*; the thread is that of the call which it is about."""
         with self._lock:
             match event:
-                case Delayed(delay=delay):
-                    self.delays += 1
-                    self.waited += delay
+                case Delayed():
+                    self._delayed()
                 case Polled(used=used, limit=limit, period_end=end):
                     self.polls += 1
                     self.used, self.limit = used.get(METER), limit.get(METER)
@@ -57,7 +56,7 @@ def summary(
         ("sent", sent, f"calls that went out, in {seconds:.1f} s"),
         ("matched", counts["matched"], "people found, one unit each"),
         ("missed", counts["missed"], "not found, free"),
-        ("delayed", heard.delays, f"times a call waited, {heard.waited:.1f} s together"),
+        ("delayed", len(job.waits), _waiting(job.waits)),
         ("refused", counts["refused"], "rows that would have gone past the quota"),
     ]
     told = [
@@ -75,46 +74,51 @@ def summary(
     )
 
 
+def _waiting(waits: list[float]) -> str:
+    if not waits:
+        return "calls that had to wait"
+    mean = sum(waits) / len(waits)
+    return f"calls that waited, {mean:.1f} s on average, {max(waits):.1f} s at most"
+
+
 def _truth(job: Job, heard: Heard, vendor: Vendor) -> list[tuple[str, str, str]]:
     """Return the provider's own count against its quota."""
     if vendor.fake is None:
         used, quota, name = heard.used, heard.limit, "provider says"
-        meaning = "by its newest stats, which may lag"
+        meaning = "its newest stats, which may lag"
     else:
         used, quota, name = vendor.fake.true[METER], vendor.fake.quota, "true count"
-        others = used - vendor.spent_before - job.counts["matched"]
-        meaning = f"{others:,} of them by the other consumer"
-        if vendor.spent_before:
-            meaning += f", {vendor.spent_before:,} by earlier runs"
+        here = job.counts["matched"]
+        others = used - vendor.spent_before - here
+        told = [f"{here:,} here"]
+        told += [f"{others:,} by others"] if others else []
+        told += [f"{vendor.spent_before:,} before"] if vendor.spent_before else []
+        meaning = ", ".join(told)
     if used is None:
         return [(name, "?", "no reading came")]
     if quota is None:
         return [(name, f"{used:,}", f"no limit; {meaning}")]
-    share = f" ({used / quota:.1%})" if quota else ""
-    return [
-        (name, f"{used:,}", f"of {quota:,}{share}; {meaning}"),
-        ("overshoot", f"{max(0, used - quota):,}", "units past the quota"),
-    ]
+    share = f" ({float(used) / float(quota):.1%})" if quota else ""
+    rows = [(name, f"{used:,}", f"of {quota:,}{share}: {meaning}")]
+    left = int(quota) - int(used)
+    if left > 0 and job.counts["refused"]:
+        rows.append(("margin", f"{left:,}", "left over, held back for what others may spend"))
+    return [*rows, ("overshoot", f"{max(0, -left):,}", "units past the quota")]
 
 
-def closing(
-    job: Job, heard: Heard, vendor: Vendor, enriched: Enriched, refused: Refused
-) -> list[str]:
+def advice(job: Job, heard: Heard, vendor: Vendor) -> list[str]:
     """Return what to do next, a paragraph each."""
     counts = job.counts
-    answered = counts["matched"] + counts["missed"] + counts["repeated"]
-    left = job.seen - answered - counts["done before"]
-    lines = [f"{enriched.path}: {answered:,} rows added. {refused.path}: {left:,} rows."]
-    if not left:
-        return [*lines, "Every row has its answer."]
-    again = "Run it again and it goes on where it stopped; no row is paid for twice."
+    if not any(counts[name] for name in ("refused", "failed", "not reached")):
+        which = "Every row with an email" if counts["no email"] else "Every row"
+        return [f"{which} has its answer."]
+    again = "Run it again and it goes on where it stopped; no answer is paid for twice."
     if not counts["refused"]:
-        return [*lines, again]
+        return [again]
     end = heard.period_end
-    until = "" if end is None else f" until {end:%d %b %Y, %H:%M} UTC"
-    lines.append(f"The quota is spent{until}. {again}")
+    until = "" if end is None else f" until {end:%d %B %Y, %H:%M} UTC"
+    lines = [f"The quota is spent{until}. {again}"]
     if vendor.fake is not None and vendor.fake.quota:
-        lines.append(
-            f"A raised plan helps at once: quotaguard demo --quota {2 * vendor.fake.quota}"
-        )
+        raised = 2 * vendor.fake.quota
+        lines.append(f"A raised plan helps at once: try --quota {raised}.")
     return lines

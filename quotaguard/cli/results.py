@@ -37,6 +37,7 @@ class Enriched:
     """The rows that the provider answered, in a file that is only ever added to.
 
     It begins with what an earlier run left in it: `takes_over` tells which rows.
+    known: what was added, by `Contact.who`. added: how many rows in this run.
 
     Raises:
         FileFault: it cannot be read or written, or another program wrote it.
@@ -46,6 +47,7 @@ class Enriched:
         self.path = path
         self._columns = (*columns, *ADDED)
         self._done: Counter[tuple[str, ...]] = Counter()
+        self.added = 0
         self.known: dict[str, tuple[str, ...]] = {}
         self._email = [name.strip().casefold() for name in columns].index("email")
         self._file = _opened(path, "a+b")
@@ -54,11 +56,6 @@ class Enriched:
         except BaseException:
             self._file.close()
             raise
-
-    @property
-    def rows(self) -> int:
-        """How many rows an earlier run has answered and nobody has taken over yet."""
-        return self._done.total()
 
     def takes_over(self, contact: Contact) -> bool:
         """Whether an earlier run has answered this very row; it counts once."""
@@ -71,6 +68,7 @@ class Enriched:
         """Write one row, and flush it."""
         _write(self._file, (*contact.fields, *added), self.path)
         self.known[contact.who] = added
+        self.added += 1
 
     def close(self) -> None:
         """Leave the file on the disk."""
@@ -79,7 +77,7 @@ class Enriched:
 
     def _take_up(self) -> None:
         self._file.seek(0)
-        lines = Lines(self._file, self.path.name)
+        lines = Lines(self._file, self.path)
         reader = csv.reader(lines, strict=True)
         header = next(reader, None)
         if header is None:
@@ -128,15 +126,17 @@ class Enriched:
 class Refused:
     """The rows that got no answer, and why. The whole file is new after every run.
 
+    rows: how many there are.
+
     Until `close` the rows stand in a hidden file beside it, and the old one stays.
 
     Raises:
-        FileFault: it cannot be written, or another program wrote the old one.
+        FileFault: it cannot be written.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
         self.path = path
-        check_ours(path, REASON)
+        self.rows = 0
         self._partial = path.with_name(f".{path.name}.partial")
         self._file = _opened(self._partial, "wb")
         _write(self._file, (*columns, REASON), self._partial)
@@ -144,6 +144,7 @@ class Refused:
     def add(self, contact: Contact, reason: str) -> None:
         """Write one row, and flush it."""
         _write(self._file, (*contact.fields, reason), self._partial)
+        self.rows += 1
 
     def close(self) -> None:
         """Put the new file into the old one's place, at once."""
@@ -166,7 +167,7 @@ def check_ours(path: Path, last: str) -> None:
     if not path.exists():
         return
     with _opened(path, "rb") as file:
-        header = next(csv.reader(Lines(file, path.name)), None)
+        header = next(csv.reader(Lines(file, path)), None)
     if header and header[-1] != last:
         raise FileFault(f"{path} exists and is not one of ours; it stays. Choose another name")
 

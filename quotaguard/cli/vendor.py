@@ -23,13 +23,18 @@ __all__ = ["KEY_NAME", "Vendor", "played", "real", "remember"]
 
 KEY_NAME = "FULLCONTACT_API_KEY"
 
-LATENCY = 0.04
-"""Seconds that the fake takes for an answer; the real one takes about ten times as long."""
+SECONDS = 6.0
+"""How long the quota should last where others spend too: several polls, no coffee."""
+
+LONGEST_LATENCY = 1.0
 
 MATCH_RATE = 0.85
 
-OTHER_SHARE, OTHER_SECONDS = 0.06, 6.0
-"""What the other consumer spends: a share of the quota, in the first seconds."""
+OTHER_SHARE, OTHER_SECONDS = 0.06, 5.0
+"""What the other consumer spends: a share of what is left, in the first seconds."""
+
+OTHER_LEAST = 50
+"""Units that must be left for another consumer to spend: fewer are gone before a poll."""
 
 QUICK = Policy(lag=1.0, late=1.0, poll_every=(1.0, 2.0), cold_reserve=0, max_wait=15.0)
 """A month's job in seconds: the fake's stats lag by up to a second, so polls come as often."""
@@ -40,7 +45,11 @@ PATIENT = Policy(max_wait=200.0)
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """A provider with its key and how its calls are guarded. *fake*: None for the real one."""
+    """A provider with its key and how its calls are guarded.
+
+    fake: None for the real one, else it has *spent_before* in this period already,
+        and *others* are the units that another consumer will spend.
+    """
 
     provider: FullContact
     policy: Policy
@@ -48,6 +57,7 @@ class Vendor:
     key: str = field(repr=False)
     fake: FakeFullContact | None = None
     spent_before: int = 0
+    others: int = 0
 
 
 def real(url: str) -> Vendor:
@@ -67,13 +77,15 @@ def real(url: str) -> Vendor:
 
 
 @contextmanager
-def played(quota: int, seed: int, memory: Path) -> Generator[Vendor, None, None]:
+def played(quota: int, threads: int, seed: int, memory: Path) -> Generator[Vendor, None, None]:
     """Run a fake FullContact on loopback that bills whatever comes past its quota.
 
     memory: a file where it keeps what was spent this month, as a provider would.
     """
     before = _remembered(memory)
-    others = round(OTHER_SHARE * quota)
+    left = max(0, quota - before)
+    others = round(OTHER_SHARE * left) if left >= OTHER_LEAST else 0
+    pace = max(1, left) / MATCH_RATE / (SECONDS if others else 1.0)
     vendor = FakeFullContact(
         quota=quota,
         used=before,
@@ -84,7 +96,7 @@ def played(quota: int, seed: int, memory: Path) -> Generator[Vendor, None, None]
         # It would refuse by itself without; then there was nothing to show.
         overage=True,
         match_rate=MATCH_RATE,
-        latency=LATENCY,
+        latency=min(LONGEST_LATENCY, threads / pace),
         key="demo-key",
         seed=seed,
     )
@@ -92,7 +104,13 @@ def played(quota: int, seed: int, memory: Path) -> Generator[Vendor, None, None]
         provider = FullContact("demo-key", base_url=vendor.url)
         try:
             yield Vendor(
-                provider, QUICK, f"{vendor.url}/v3/person.enrich", "demo-key", vendor, before
+                provider,
+                QUICK,
+                f"{vendor.url}/v3/person.enrich",
+                "demo-key",
+                vendor,
+                before,
+                others,
             )
         finally:
             remember(memory, vendor)
@@ -102,12 +120,13 @@ def _remembered(memory: Path) -> int:
     """Return what an earlier run left spent; 0 in a new month, or where there was none."""
     try:
         told = json.loads(memory.read_text(encoding="utf-8"))
-        return max(0, int(told["used"])) if told["month"] == _month() else 0
+        month, used = told["month"], int(told["used"])
     except FileNotFoundError:
         return 0
     except (OSError, ValueError, TypeError, KeyError):
         said = f"{memory} cannot be read; it keeps what the fake has billed this month"
         raise FileFault(f"{said}. Begin anew with --fresh") from None
+    return max(0, used) if month == _month() else 0
 
 
 def remember(memory: Path, vendor: FakeFullContact) -> None:

@@ -8,7 +8,6 @@ what their consumer calls between two.
 from __future__ import annotations
 
 import inspect
-import pickle
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from functools import partial
@@ -149,9 +148,10 @@ class Limit:
         return Reservation(self.spending, self.cost(*given, **named), *self._asked)
 
     def end(self, reservation: Reservation, result: object) -> None:
-        """End *reservation* with what *settle* says of *result*, or the estimate.
+        """Settle with what *settle* says of *result*, or the estimate.
 
-        It must not take the result from whoever paid for it, so it raises nothing.
+        It must not take the result from whoever paid for it. Where it fails, the
+        reservation stays open, and so ends as unknown.
         """
         if self.settle is None:
             reservation.settle()
@@ -159,18 +159,17 @@ class Limit:
         try:
             spent = self.settle(result)
         except Exception as error:  # noqa: BLE001 - the user's; its text may hold anything
-            self._unsettled(reservation, f"settle raised {type(error).__name__}")
+            self._failed(f"settle raised {type(error).__name__}")
             return
         if spent is None:  # which would stand for the estimate
-            self._unsettled(reservation, "settle returned None")
+            self._failed("settle returned None")
             return
         try:
             reservation.settle(spent)
         except ConfigError as error:
-            self._unsettled(reservation, str(error))
+            self._failed(str(error))
 
-    def _unsettled(self, reservation: Reservation, reason: str) -> None:
-        reservation.close()
+    def _failed(self, reason: str) -> None:
         self.spending.degraded("settle_failed", reason)
 
 
@@ -246,14 +245,13 @@ def _generator(limit: Limit, guarded: object) -> Wrapper:
             raise
         finally:
             del step  # it may keep an error alive, in whose traceback it is
-            if not closing:  # else it may be a finalizer: the reservation leaves its note
-                reservation.close()
+            (reservation.forget if closing else reservation.close)()  # it may be a finalizer
 
     _named(steps, guarded)
     return partial(_begun, steps, limit)
 
 
-def _async_generator(limit: Limit, guarded: object) -> Wrapper:  # noqa: C901 - as many as PEP 380
+def _async_generator(limit: Limit, guarded: object) -> Wrapper:
     _check_items(limit.fallback, "__iter__", "__aiter__")
 
     async def steps(inner: AsyncSteps, begin: Callable[[], Any]) -> AsyncSteps:
@@ -284,8 +282,7 @@ def _async_generator(limit: Limit, guarded: object) -> Wrapper:  # noqa: C901 - 
             raise
         finally:
             del step  # it may keep an error alive, in whose traceback it is
-            if not closing:  # else it may be a finalizer: the reservation leaves its note
-                reservation.close()
+            (reservation.forget if closing else reservation.close)()  # it may be a finalizer
 
     _named(steps, guarded)
     return partial(_begun, steps, limit)
@@ -363,7 +360,8 @@ def _without_cls(function: Callable[..., Any], given: Given) -> Given:
     """
     for owner in given[0].__mro__:
         entry = vars(owner).get(function.__name__)
-        if isinstance(entry, classmethod) and vars(entry)["__wrapped__"] is function:
+        made = getattr(entry, "__func__", None)
+        if isinstance(entry, classmethod) and getattr(made, "__wrapped__", None) is function:
             return given[1:]
     return given
 
@@ -385,10 +383,7 @@ class _Guarded(wrapt.FunctionWrapper[..., Any]):
     __bound_function_wrapper__ = _Bound
 
     def __reduce_ex__(self, _: object) -> str:
-        name: str | None = getattr(self, "__qualname__", None)
-        if name is None:
-            raise pickle.PicklingError("a guarded object without a name cannot be pickled")
-        return name
+        return self.__qualname__
 
     def __copy__(self) -> _Guarded:
         return self

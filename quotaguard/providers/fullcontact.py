@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from quotaguard.errors import (
     ConfigError,
@@ -131,8 +131,7 @@ class FullContact:
 
     __slots__ = ("_account", "_key", "_origin", "_routes", "_stats_url")
 
-    # Not Final: to pyright that is a ClassVar, and no ClassVar fits a Protocol's property.
-    name: str = _NAME
+    name: str = _NAME  # not Final: to pyright no ClassVar fits a Protocol's property
     meters: Mapping[str, Meter] = _METERS
     operations: Mapping[str, Cost] = _OPERATIONS
     key_headers: tuple[str, ...] = ("authorization", "x-fullcontact-apikey")

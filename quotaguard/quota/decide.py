@@ -161,6 +161,7 @@ def _spent(
 ) -> Spent:
     """Return the refusal; *heals*: what is proven would let the call go."""
     mine = terms.meters[facts.meter]
+    whole = (meter.limit or 0) + mine.overage
     turns = None
     if books.live and books.period.end is not None:
         turns = books.period.end + books.period.skew - now.wall
@@ -168,6 +169,9 @@ def _spent(
         until = min(books.polls.next, meter.asked_fast + REFUSED_EVERY)
         if turns is not None:
             until = min(until, now.fast + turns)
+        if meter.rise and not books.polls.stopped and meter.least() < whole:
+            # The margin alone keeps it; what others spend may slow down by the next poll.
+            facts = replace(facts, retry_after=max(0.0, books.polls.next - now.fast))
         return Spent(facts, None, max(now.fast, until), turns)
     quiet = max(meter.samples[-1][0], meter.blocked_at if meter.blocked else -math.inf)
     if meter.held:

@@ -61,7 +61,7 @@ class Released(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delayed(Event):
-    """A call goes later, in *delay* seconds, holding no units meanwhile."""
+    """A call goes later, in *delay* seconds at most, holding no units meanwhile."""
 
     meter: str
     priority: str

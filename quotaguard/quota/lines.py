@@ -13,7 +13,7 @@ of the period. It is GCRA (ATM Forum TM 4.0) with a tolerance that moves.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -45,9 +45,11 @@ class _Demand:
         return weeks * sums[-1] + sums[hour] + within * (sums[hour + 1] - sums[hour])
 
     def when(self, demand: float) -> float:
+        """Return the first time at which it is reached: not after hours without any."""
         sums = self._sums
-        weeks, rest = divmod(demand, sums[-1])
-        hour = min(bisect_right(sums, rest) - 1, 167)
+        # A hair less, or rounding would wait for the morning after a quiet night.
+        weeks, rest = divmod(demand - 1e-11 * sums[-1], sums[-1])
+        hour = max(bisect_left(sums, rest) - 1, 0)
         weight = sums[hour + 1] - sums[hour]
         within = (rest - sums[hour]) / weight if weight else 0.0
         return _MONDAY + weeks * _WEEK + (hour + within) * _HOUR

@@ -20,12 +20,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from quotaguard.quota.plain import heard, told
-from quotaguard.quota.policy import Policy
-from quotaguard.quota.readings import Amount, Meter, Moment, Usage, units
+from quotaguard.quota.readings import Moment, Usage
+from quotaguard.quota.terms import MeterTerms
 
 __all__ = ["MeterBooks", "MeterTerms"]
 
@@ -39,52 +38,6 @@ three busy meters stays under 16 KiB.
 POLLS_KEPT = 16
 
 
-@dataclass(frozen=True, slots=True)
-class MeterTerms:
-    """The policy of one meter in integer units and plain seconds.
-
-    lag, late: algorithm.md's D and G. paranoid: its D2, the longest lag that the
-    floor trusts and the window in which a fall is not yet a refund.
-    """
-
-    meter: Meter
-    policy: Policy
-    lag: float
-    late: float
-    paranoid: float
-    tick: float
-    overage: int
-    margin: int | None
-    share: float
-    max_age: float
-    profile: tuple[tuple[float, ...], ...] | None
-
-    @classmethod
-    def of(cls, meter: Meter, policy: Policy) -> MeterTerms:
-        """Derive the terms of *meter* from the policy that applies to it."""
-        lag = float(policy.lag)  # type: ignore[arg-type] # a Policy holds seconds
-        fixed: Amount | None = None if policy.margin == "auto" else policy.margin
-        share = fixed if fixed is not None and fixed < 1 else 0
-        return cls(
-            meter=meter,
-            policy=policy,
-            lag=lag,
-            late=float(policy.late),  # type: ignore[arg-type] # a Policy holds seconds
-            paranoid=max(900.0, 5.0 * lag),
-            tick=lag / 16.0,
-            overage=units(policy.overage, meter.scale, up=False),
-            margin=None if fixed is None else units(0 if share else fixed, meter.scale),
-            share=float(share),
-            max_age=float(policy.max_age),  # type: ignore[arg-type] # as above
-            profile=policy.profile,  # type: ignore[arg-type] # as above, of tuples
-        )
-
-    @property
-    def settled(self) -> float:
-        """Seconds after the last resolution at which a poll is exact: lag and a bit."""
-        return self.lag + self.tick + min(1.0, max(0.01, self.lag / 60.0))
-
-
 class MeterBooks:
     """Running numbers of one meter. Constant size whatever the number of calls."""
 
@@ -94,6 +47,7 @@ class MeterBooks:
         "base",
         "blocked",
         "blocked_at",
+        "ceiling",
         "cold",
         "confirm",
         "drift_from",
@@ -104,6 +58,7 @@ class MeterBooks:
         "polls",
         "probe_at",
         "probe_pause",
+        "proven",
         "read",
         "rise",
         "samples",
@@ -130,6 +85,8 @@ class MeterBooks:
         self.asked_fast = -math.inf
         self.rise = 0.0
         self.polls: list[tuple[float, int, int]] = []
+        self.ceiling: int | None = None
+        self.proven = False
         self.lower: int | None = None
         self.confirm: int | float | None = None
         self.shared = False
@@ -301,16 +258,20 @@ class MeterBooks:
     ) -> None:
         """Learn how fast others spend: the steepest rise, fading by a tenth per poll.
 
-        Own units that an older reading may have missed explain part of a rise.
+        Own units that an older reading may have missed explain part of a rise; and all
+        of it, as long as no reading has more than an older one and our own calls allow.
         """
         window = max(600.0, 5.0 * terms.lag)
         self.polls = [poll for poll in self.polls if poll[0] >= asked - window][-POLLS_KEPT + 1 :]
+        self.proven = self.proven or (self.ceiling is not None and lowest > self.ceiling)
         steepest = 0.0
-        for then, low, unseen in self.polls:
+        for then, low, unseen in self.polls if self.proven else ():
             if then <= asked - 2.0 * terms.lag and then < asked:
                 rise = lowest - low - max(0, unseen - hidden)
                 steepest = max(steepest, rise / (asked - then))
         self.polls.append((asked, lowest, hidden))
+        highest = lowest + hidden + self.unknown
+        self.ceiling = highest if self.ceiling is None else min(self.ceiling, highest)
         self.rise = max(self.rise if again else 0.9 * self.rise, steepest)
         if self.rise * window < 0.5:
             self.rise = 0.0
@@ -353,7 +314,8 @@ class MeterBooks:
 
     def forget(self) -> None:
         """Drop what only the old period knew."""
-        self.floor = self.lower = self.confirm = self.drift_from = None
+        self.floor = self.lower = self.confirm = self.drift_from = self.ceiling = None
+        self.proven = False
         self.unknown = 0
         self.warned = 0.0
         self.polls = []

@@ -67,8 +67,9 @@ class Observe:
         """Open the period that the reading names; False if the reading is of an old one."""
         told, asked = self.reading.period, self.claim.asked
         if told.end is None or told == books.period:
-            if told.end is not None:
-                books.live = asked.wall < told.end
+            if told.end is not None and asked.slow >= books.asked:
+                # Within the skew an old period proves nothing: the clock still turns it.
+                books.live = asked.wall < told.end + told.skew
             return True
         if asked.slow < books.asked:
             return False
@@ -87,7 +88,7 @@ class Observe:
                 meter.forget()
                 meter.read = False
         books.period = told
-        books.live = asked.wall < told.end
+        books.live = asked.wall < told.end + told.skew
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
         return True

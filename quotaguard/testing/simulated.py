@@ -242,8 +242,8 @@ class SimulatedProvider:
         usages = {}
         for name, counter in self._counters.items():
             coming = counter.coming
-            # A hair, because times are sums: a charge shows when the lag is over.
-            while coming and coming[0][0] <= at + 1e-9:
+            # Not before the lag is over: at its very end a charge may still be missing.
+            while coming and coming[0][0] < at:
                 counter.shown += heapq.heappop(coming)[1]
             usages[name] = Usage(counter.shown + max(0, others), counter.limit)
         return Reading(usages, self.period)

@@ -293,7 +293,9 @@ class Simulator:
         if not takes:
             self._look(visit, 0.0)
             return
-        first, rest = takes * self._random.random(), takes * self._random.random()
+        # Now and then it looks at once: calls of the same instant come after that.
+        first = takes * max(0.0, self._random.uniform(-0.25, 1.0))
+        rest = takes * self._random.random()
         self.at(self.elapsed + first, self._look, visit, rest)
 
     def _look(self, visit: _Visit, rest: float) -> None:

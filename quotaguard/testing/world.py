@@ -263,7 +263,10 @@ class World:
         if call.phase == IDLE:
             idle = sum(other.price for other in self.calls if other.phase == IDLE)
             gone = sum(self.rules.prices) - idle
-            if self.read or gone + call.price <= self.rules.blind:
+            # Who is refused asks again, but not for ever.
+            if self.now < self.rules.last and (
+                self.read or gone + call.price <= self.rules.blind
+            ):
                 yield ("reserve",)
         elif call.phase == OPEN:
             yield ("settle",)
@@ -369,7 +372,9 @@ class World:
         if asked < self.newest:
             for gate, was in zip(self.desk.gates(self.now), before, strict=True):
                 _law("I11", gate >= was, f"a late answer lowered {was} to {gate}")
-        self.newest = max(self.newest, asked)
+        if shown.period or self.turned < 0:
+            # What still shows the old period may be passed over.
+            self.newest = max(self.newest, asked)
         self.read = True
         again = self.desk.copy()
         again.read(asked, shown, self.now)

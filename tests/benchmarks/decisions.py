@@ -19,7 +19,7 @@ from timing import (
     Section,
     aloop,
     at_floor,
-    floor,
+    counter,
     judged,
     loop,
     race,
@@ -152,7 +152,7 @@ def _crowded(scale: Scale, figures: Figures) -> int:
         guard = warmed(FAR_OFF.guard())
         before = guard.standing()[METER].used
         alone = loop(SETTLED, guard=guard)
-        low = floor()
+        low = loop("one()", one=counter())
         turns = ((FLOOR, low), (ONE_THREAD, alone))
         for name, run in turns if repeat % 2 else turns[::-1]:
             with uncollected():

@@ -99,6 +99,7 @@ class Desk:
 
 
 def told(reply: exchange.TurnedAway) -> Mapping[str, str]:
+    """Return the headers of a 429."""
     return dict(reply.headers)
 
 
@@ -216,6 +217,7 @@ BODY = json.dumps({"message": "x" * 300}).encode()
         ("deflate", zlib.compress(BODY)),
         ("deflate", zlib.compress(BODY)[2:-4]),
     ],
+    ids=["none", "identity", "gzip", "GZip", "deflate", "bare-deflate"],
 )
 def test_a_body_is_decoded(encoding: str, raw: bytes) -> None:
     """As it is, as gzip, and as both kinds of deflate that servers send."""
@@ -307,7 +309,7 @@ def by_body(outcome: Outcome) -> Bill:
     if outcome.body is None:
         return Bill(None, wants_body=True)
     if not outcome.body:
-        return Bill(None, (Evidence("pause", seconds=7),))
+        return Bill({}, (Evidence("pause", seconds=7),))
     return Bill({MATCHES: json.loads(outcome.body)["found"]})
 
 

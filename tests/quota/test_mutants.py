@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(300)
 STATES = 6_000
 """States that a search may visit in one scope before a mutant has escaped it."""
 
-HISTORIES = 300
+HISTORIES = 2_000
 
 
 # -- what a reading does ------------------------------------------------------

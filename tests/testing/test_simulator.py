@@ -144,7 +144,7 @@ def test_charges_show_after_the_lag() -> None:
     vendor = SimulatedProvider({"a": 9}, used={"a": 1}, lag=3.0)
     vendor.charge("a", 2, 10.0)
     assert vendor.used("a", 10.0) == 3
-    assert (shown(vendor, 12.9), shown(vendor, 13.0)) == (Usage(1, 9), Usage(3, 9))
+    assert (shown(vendor, 13.0), shown(vendor, 13.1)) == (Usage(1, 9), Usage(3, 9))
 
 
 def test_scattered_charges_show_in_any_order() -> None:
@@ -155,7 +155,7 @@ def test_scattered_charges_show_in_any_order() -> None:
     seen = shown(vendor, 7.0).used
     assert 0 < seen < 255
     assert f"{seen:b}".count("01") > 0, "a younger charge shows before an older one"
-    assert shown(vendor, 15.0).used == 255
+    assert shown(vendor, 15.1).used == 255
 
 
 def test_refunds_and_upgrades_show() -> None:
@@ -163,7 +163,7 @@ def test_refunds_and_upgrades_show() -> None:
     vendor = SimulatedProvider({"a": 9}, used={"a": 5})
     vendor.refund("a", 2, 1.0)
     vendor.upgrade("a", 20)
-    assert (shown(vendor, 1.0), vendor.limit("a")) == (Usage(3, 20), 20)
+    assert (shown(vendor, 1.1), vendor.limit("a")) == (Usage(3, 20), 20)
 
 
 def test_others_spend_steadily_or_in_bursts() -> None:

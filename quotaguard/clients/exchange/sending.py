@@ -146,8 +146,8 @@ class AsyncWitness(Witness):
 def refused_stream(cause: object) -> bool:
     """Whether the server said that it did not process the request (HTTP/2).
 
-    cause: httpcore's exception, which has h2's event in it. A GOAWAY that names an
-    earlier stream needs nothing here: httpcore sends the request again by itself.
+    cause: httpcore's exception, which has h2's event in it. After a GOAWAY that names an
+    earlier stream httpcore sends again by itself; every other GOAWAY leaves a doubt.
     """
     event = next(iter(getattr(cause, "args", ())), None)
     return (
