@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import httpx
 
@@ -20,61 +20,56 @@ from quotaguard import FullContact, Guard, Refusal
 from quotaguard.testing import fake
 
 MATCHES = "person.enrichment.matches"
-PEOPLE = [f"person-{number}@example.com" for number in range(12)]
+PEOPLE = [f"person-{number}@example.com" for number in range(30)]
 
 
 def main(url: str | None = None) -> None:
     if url is None:
-        with fake("fullcontact", quota=100, used=92, key="test-key", match_rate=0.7) as vendor:
-            run(vendor.url, "test-key")
+        with fake("fullcontact", quota=100, used=84, key="test-key", match_rate=0.8) as vendor:
+            enrich(vendor.url, "test-key")
             print(f"the provider has counted {vendor.true[MATCHES]} of {vendor.quota}")
     else:
-        run(url, os.environ["FULLCONTACT_API_KEY"])
+        enrich(url, os.environ["FULLCONTACT_API_KEY"])
 
 
-def run(url: str, key: str) -> None:
-    headers = {"Authorization": f"Bearer {key}"}
-    with Guard(FullContact(key, base_url=url)) as guard, httpx.Client(headers=headers) as sdk:
-        # A call may cost a match; the result tells whether it did. Anything that it
-        # raises leaves the cost unknown: counted until the provider's stats say otherwise.
-        @guard.limit(
-            {MATCHES: 1},
-            settle=lambda found: {MATCHES: int(found)},
-            priority="critical",
-            max_wait=0,
-        )
-        def enrich(email: str) -> bool:
-            return sdk.post(f"{url}/v3/person.enrich", json={"email": email}).status_code == 200
+def enrich(url: str, key: str) -> None:
+    sdk = httpx.Client(headers={"Authorization": f"Bearer {key}"})
+    guard = Guard(FullContact(key, base_url=url))
 
-        # A generator reserves at its first step. Its own calls above take from its units,
-        # so that nothing is charged twice.
-        @guard.limit(
-            {MATCHES: 1}, cost=lambda people: {MATCHES: len(people)}, fallback=(), max_wait=0
-        )
-        def enrich_all(people: list[str]) -> Iterator[tuple[str, bool]]:
-            for email in people:
-                yield email, enrich(email)
+    # A call may cost a match, and its result tells whether it did. One that raises has
+    # cost nobody knows what: it counts until the provider's stats say otherwise.
+    @guard.limit(
+        {MATCHES: 1}, settle=lambda found: {MATCHES: int(found)}, priority="critical", max_wait=0
+    )
+    def look_up(email: str) -> bool:
+        return sdk.post(f"{url}/v3/person.enrich", json={"email": email}).status_code == 200
 
-        # What comes instead of a refused call: a value, or what a function makes of it.
-        @guard.limit({MATCHES: 1}, fallback=lambda refusal: f"later: {type(refusal).__name__}")
-        async def enrich_in_a_task(email: str) -> str:
-            found = await asyncio.to_thread(enrich, email)
-            return "found" if found else "not found"
+    # A generator reserves at its first step, here for all of them or for nobody. What it
+    # calls takes from its units, so that nothing is charged twice.
+    @guard.limit(
+        {MATCHES: 1}, cost=lambda emails: {MATCHES: len(emails)}, priority="critical", fallback=()
+    )
+    def look_all_up(emails: list[str]) -> Iterator[tuple[str, bool]]:
+        for email in emails:
+            yield email, look_up(email)
 
-        one_by_one(PEOPLE[:4], enrich)
-        print(f"{len(list(enrich_all(PEOPLE)))} people at once: too many for what is left")
-        print(f"{PEOPLE[4]}: {asyncio.run(enrich_in_a_task(PEOPLE[4]))}")
-        one_by_one(PEOPLE[5:], enrich)
+    # Instead of a refused call comes the fallback: a value, or what a function makes of it.
+    @guard.limit({MATCHES: 1}, max_wait=0, fallback=lambda refusal: type(refusal).__name__)
+    async def look_up_later(email: str) -> str:
+        return "found" if await asyncio.to_thread(look_up, email) else "not found"
+
+    with sdk, guard:
+        for email, found in look_all_up(PEOPLE[:5]):
+            print(f"{email}: {'found' if found else 'not found'}")
+        print(f"{len(list(look_all_up(PEOPLE)))} of {len(PEOPLE)}: they would not fit")
+        for email in PEOPLE[5:]:
+            try:
+                print(f"{email}: {'found' if look_up(email) else 'not found'}")
+            except Refusal as refusal:
+                print(f"{email}: not sent. {refusal}")
+                break
+        print(f"and in a task: {asyncio.run(look_up_later(PEOPLE[-1]))}")
         print(guard)
-
-
-def one_by_one(people: Iterable[str], enrich: Callable[[str], bool]) -> None:
-    for email in people:
-        try:
-            print(f"{email}: {'found' if enrich(email) else 'not found'}")
-        except Refusal as refusal:
-            print(f"{email}: not sent. {refusal}")
-            break
 
 
 if __name__ == "__main__":

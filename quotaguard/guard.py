@@ -199,15 +199,15 @@ class Guard:
 
         Unlike ``httpx.Client(transport=...)`` it keeps proxies, verify and http2.
         """
-        import httpx  # noqa: PLC0415 - httpx costs 80 ms
+        from quotaguard.clients import httpx  # noqa: PLC0415 - httpx costs 80 ms
 
-        return self.attach(httpx.Client(**settings))
+        return httpx.client(self._spending, settings)
 
     def async_client(self, **settings: Any) -> httpx.AsyncClient:  # noqa: ANN401 - as above
         """Return an httpx.AsyncClient with the guard in its transport and every mount."""
-        import httpx  # noqa: PLC0415 - httpx costs 80 ms
+        from quotaguard.clients import httpx  # noqa: PLC0415 - httpx costs 80 ms
 
-        return self.attach(httpx.AsyncClient(**settings))
+        return httpx.async_client(self._spending, settings)
 
     def attach(self, client: _Client) -> _Client:
         """Put the guard into a client that exists: its transport and every mount.

@@ -82,6 +82,25 @@ class Reservation:
     # -- beginning --------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        opened = self.open()
+        if opened is self:
+            self._token = _current.set(self)
+        return opened
+
+    async def __aenter__(self) -> Self:
+        opened = await self.aopen()
+        if opened is self:
+            self._token = _current.set(self)
+        return opened
+
+    def open(self) -> Self:
+        """Reserve without a block, and without covering what is called meanwhile.
+
+        For clients, generators and callbacks; end it with `settle`, `release` or `close`.
+
+        Raises:
+            Refusal: the call does not go; nothing is held.
+        """
         denial = self._quick()
         if denial is not None:
             if denial is not ASK:
@@ -93,10 +112,10 @@ class Reservation:
             except BaseException:
                 give_back(self)
                 raise
-        self._token = _current.set(self)
         return self
 
-    async def __aenter__(self) -> Self:
+    async def aopen(self) -> Self:
+        """Reserve as `open` does, in a task."""
         denial = self._quick()
         if denial is not None:
             if denial is not ASK:
@@ -108,34 +127,11 @@ class Reservation:
             except BaseException:
                 give_back(self)
                 raise
-        self._token = _current.set(self)
         return self
-
-    def open(self) -> Self:
-        """Reserve without a block, and without covering what is called meanwhile.
-
-        For generators and callbacks; end it with `settle`, `release` or `close`.
-
-        Raises:
-            Refusal: the call does not go; nothing is held.
-        """
-        entered = self.__enter__()
-        self._leave()
-        return entered
-
-    async def aopen(self) -> Self:
-        """Reserve as `open` does, in a task."""
-        entered = await self.__aenter__()
-        self._leave()
-        return entered
 
     def covering(self) -> Covering:
         """Let guarded calls of this account in the block use these units first."""
         return Covering(_current, self)
-
-    def _leave(self) -> None:
-        if self.state is not REFUSED:
-            _current.reset(self._token)
 
     def _quick(self) -> Denial | None:
         """Open from the lanes: None. `ASK`: the books decide. Else it was denied before."""
@@ -239,10 +235,13 @@ class Reservation:
         """
         if self.state is not OPEN and self._ended():
             return
-        spent: Mapping[str, int] = self._cost if actual is None else counted(self, actual)
+        self.settle_units(self._cost if actual is None else counted(self, actual))
+
+    def settle_units(self, spent: Mapping[str, int]) -> None:
+        """End with *spent*, integer units of reserved meters that need no check."""
         holder = self._holder
         with holder.lock:
-            if self._void():
+            if (self.state is not OPEN or self.id or self._epoch != holder.epoch) and self._void():
                 return
             at = self._spending.slow()
             purses = holder.allotment.purses
@@ -260,13 +259,14 @@ class Reservation:
                     freed = True
                 else:
                     purse.cleared += count
+                    purse.taken += used - count
                     under = under or used > count
             if freed:
                 holder.queue.changes += 1
                 holder.denials.clear()
             self.state = SETTLED
             self.actual = spent
-        if freed or under or self._probes or self._spending.calls_told:
+        if under or self._probes or self._spending.calls_told or (freed and holder.queue.busy):
             self._aftermath(spent, under=under)
 
     def release(self) -> None:

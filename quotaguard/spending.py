@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quotaguard.errors import ConfigError, ProviderError
@@ -97,6 +98,7 @@ class Spending:
         self.listening = bool(listeners)
         self.calls_told = bool(listeners)
         self.poll_error: ProviderError | None = None
+        self._plain: dict[int, tuple[Cost, dict[str, int]]] = {}
         self.deferred: dict[int, Reservation] = {}
 
     # -- prices -----------------------------------------------------------------
@@ -143,6 +145,21 @@ class Spending:
                 msg = f"the cost of {name} is negative"
                 raise ConfigError(msg)
             counted[name] = count
+        return counted
+
+    def plain(self, cost: Cost) -> Cost:
+        """Return *cost* as the dict that takes the fast lane; it must not be changed.
+
+        A provider's own read-only costs are checked once and remembered.
+        """
+        known = self._plain.get(id(cost))
+        if known is not None and known[0] is cost:
+            return known[1]
+        if self.odd:
+            return cost
+        counted = self.units_of(cost)
+        if cost.__class__ is MappingProxyType and len(self._plain) < _REMEMBERED:
+            self._plain[id(cost)] = cost, counted
         return counted
 
     def amounts(self, cost: Mapping[str, int]) -> Mapping[str, Any]:
@@ -272,6 +289,9 @@ class Spending:
 def _silent(_: Event) -> None:
     """The log after it failed."""
 
+
+_REMEMBERED = 64
+"""Costs that are remembered as checked: the few that a provider has made beforehand."""
 
 _OWN_PACE = 30.0
 """Who asks for polls more often than this has decided about the endpoint's budget."""

@@ -28,16 +28,18 @@ from quotaguard.quota.calls import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from types import TracebackType
 
     from quotaguard.clients.exchange import Passage, Tap
     from quotaguard.spending import Spending
 
-__all__ = ["QuotaTransport", "attach"]
+__all__ = ["QuotaTransport", "async_client", "attach", "client"]
 
 _OURS: Final = "quotaguard"
 _FIRST: Final = "quotaguard.origin"
 """Extensions travel along redirects, so here the origin is noted that the keys are for."""
+
+_ORIGINS: Final = 16
+"""Origins that a transport remembers: those of one provider, and a few others."""
 
 _NEVER_SENT: Final = (
     httpx.ConnectError,
@@ -76,6 +78,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self._sync: Any = inner if hasattr(inner, "handle_request") else None
         self._async: Any = inner if hasattr(inner, "handle_async_request") else None
         self._building = threading.Lock()
+        self._origins: dict[tuple[str, bytes], str] = {}
 
     # -- calls ------------------------------------------------------------------
 
@@ -144,7 +147,10 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def _passage(self, request: httpx.Request) -> Passage | None:
         url, extensions = request.url, request.extensions
-        origin = origin_of(url.scheme, url.netloc.decode("ascii"))
+        where = url.scheme, url.netloc
+        origin = self._origins.get(where)
+        if origin is None:
+            origin = self._origin(where)
         first = extensions.setdefault(_FIRST, origin)
         if first != origin and leaves(first, origin):
             for name in self._spending.provider.key_headers:
@@ -158,6 +164,12 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         if told is None:
             return guarded(self._spending, call)
         return guarded(self._spending, call, *options(self._spending, told))
+
+    def _origin(self, where: tuple[str, bytes]) -> str:
+        origin = origin_of(where[0], where[1].decode("ascii"))
+        if len(self._origins) < _ORIGINS:
+            self._origins[where] = origin
+        return origin
 
     def _refused(self, passage: Passage, refusal: Refusal) -> httpx.Response:
         if self._spending.policy.on_exhausted != "respond":
@@ -199,44 +211,45 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             await self._async.aclose()
 
     def __enter__(self) -> Self:
-        inner = self._sync_inner() if self._sync is None else self._sync
-        inner.__enter__()
+        (self._sync_inner() if self._sync is None else self._sync).__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *failure: Any) -> None:  # noqa: ANN401 - as httpx passes it
         if self._sync is not None:
-            self._sync.__exit__(exc_type, exc_value, traceback)
+            self._sync.__exit__(*failure)
 
     async def __aenter__(self) -> Self:
-        inner = self._async_inner() if self._async is None else self._async
-        await inner.__aenter__()
+        await (self._async_inner() if self._async is None else self._async).__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *failure: Any) -> None:  # noqa: ANN401 - as above
         if self._async is not None:
-            await self._async.__aexit__(exc_type, exc_value, traceback)
+            await self._async.__aexit__(*failure)
 
     def __repr__(self) -> str:
         inner = "httpx's own" if self._inner is None else type(self._inner).__name__
         return f"<QuotaTransport {self._spending.provider.name} over {inner}>"
 
 
+def client(spending: Spending, settings: dict[str, Any]) -> httpx.Client:
+    """Return a client with the guard in it, made with httpx.Client's own *settings*."""
+    made = httpx.Client(**settings)
+    attach(spending, made)
+    return made
+
+
+def async_client(spending: Spending, settings: dict[str, Any]) -> httpx.AsyncClient:
+    """Return the same for tasks."""
+    made = httpx.AsyncClient(**settings)
+    attach(spending, made)
+    return made
+
+
 def attach(spending: Spending, client: httpx.Client | httpx.AsyncClient) -> None:
     """Put the guard into *client*: around its transport and every mount.
 
-    ``None`` among the mounts stays, it means the client's own transport. Attaching
-    twice changes nothing. These are private attributes of httpx (``_transport`` and
-    ``_mounts``, 0.28); there is no public way that keeps proxies and mounts.
+    Attaching twice changes nothing. These are private attributes of httpx 0.28; there
+    is no public way that keeps proxies and mounts.
 
     Raises:
         ConfigError: it is no httpx client, or one of its transports cannot be guarded;
@@ -247,10 +260,7 @@ def attach(spending: Spending, client: httpx.Client | httpx.AsyncClient) -> None
         raise ConfigError(msg)
     inside: Any = client
     if not hasattr(inside, "_transport") or not hasattr(inside, "_mounts"):
-        msg = (
-            f"httpx {httpx.__version__} keeps its transports in a place that this version of "
-            "quotaguard does not know: give the client transport=guard.transport()"
-        )
+        msg = f"httpx {httpx.__version__} is not known: give it transport=guard.transport()"
         raise ConfigError(msg)
     made: dict[int, Any] = {}
 

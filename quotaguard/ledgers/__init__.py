@@ -79,9 +79,11 @@ class WaitingLine(Protocol):
 
     changes: counts what may have given somebody more; one who looks at the books
     notes it first, so that no change between the look and the wait is missed.
+    busy: the places that are taken; false where nobody waits.
     """
 
     changes: int
+    busy: list[Place]
 
     def stand(self, place: Place, meters: frozenset[str], waiter: Waiter | None) -> None:
         """Stand in line: asleep with a *waiter*, or awake and asking the books."""

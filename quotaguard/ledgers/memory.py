@@ -202,24 +202,21 @@ class _Line:
     def __init__(self) -> None:
         self.changes = 0
         self._lock = threading.Lock()
-        self._places: list[Place] = []
+        self.busy: list[Place] = []
         self._callers: dict[Place, tuple[frozenset[str], Waiter | None]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
 
     def stand(self, place: Place, meters: frozenset[str], waiter: Waiter | None) -> None:
         """Stand in line: asleep with a *waiter*, or awake and asking the books."""
         with self._lock:
             if place not in self._callers:
-                bisect.insort(self._places, place)
+                bisect.insort(self.busy, place)
             self._callers[place] = meters, waiter
 
     def leave(self, place: Place) -> None:
         """Stop waiting; whoever is not in line is not missed."""
         with self._lock:
             if self._callers.pop(place, None) is not None:
-                self._places.remove(place)
+                self.busy.remove(place)
 
     def wake(self, *, after: Place | None = None, but: frozenset[str] | None = None) -> None:
         """Wake the first in line, or the first behind *after* of other meters than *but*.
@@ -227,7 +224,7 @@ class _Line:
         One who is awake already passes the news on when it has asked.
         """
         with self._lock:
-            for place in self._places:
+            for place in self.busy:
                 meters, waiter = self._callers[place]
                 if (after is None or place > after) and meters != but:
                     self._callers[place] = meters, None

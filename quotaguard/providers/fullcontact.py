@@ -107,8 +107,7 @@ _MESSAGE_SPAN = 300
 _NUMBER = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?")
 _REQUEST_ID = re.compile(r"[!-~]{1,80}")
 
-MOST_PAUSE = 3600.0
-"""Seconds. A longer Retry-After is a mistake or an attack, and is not heard."""
+MOST_PAUSE = 3600.0  # seconds; a longer Retry-After is a mistake or an attack
 
 MOST_DELAY = 1000.0
 """Milliseconds: FullContact delays a request at most so long, then it answers 429."""
@@ -129,7 +128,7 @@ class FullContact:
         ConfigError: the key, the account or the URL cannot be used.
     """
 
-    __slots__ = ("_account", "_key", "_origin", "_routes", "_stats_url")
+    __slots__ = ("_account", "_bearer", "_key", "_origin", "_routes", "_stats_url")
 
     name: str = _NAME  # not Final: to pyright no ClassVar fits a Protocol's property
     meters: Mapping[str, Meter] = _METERS
@@ -146,9 +145,10 @@ class FullContact:
             raise ConfigError(msg)
         self._origin, path = origin_and_path(base_url, _REAL)
         prefix = path.removesuffix("/v3")
-        # A test server with the same key is another account than the real one.
+        # The same key at a test server is another account.
         vendor = _NAME if self._origin == _REAL else f"{_NAME} {self._origin}{prefix}"
         self._account = account_digest(vendor, account, self._key)
+        self._bearer = f"Bearer {self._key.reveal()}"
         self._stats_url = f"{self._origin}{prefix}/v3/stats.get"
         self._routes = {
             ("POST", f"{prefix}/v3/{operation}{slash}"): price
@@ -166,8 +166,7 @@ class FullContact:
 
     def stats_request(self) -> StatsRequest:
         """Return the stats poll. It carries the key."""
-        bearer = f"Bearer {self._key.reveal()}"
-        headers = {"Authorization": bearer, "Content-Type": "application/json"}
+        headers = {"Authorization": self._bearer, "Content-Type": "application/json"}
         return StatsRequest("POST", self._stats_url, headers, b'{"stats":["person","company"]}')
 
     def price(self, call: Call) -> Price | None:
@@ -181,7 +180,7 @@ class FullContact:
         said = call.headers.get("authorization")
         if said is not None:
             scheme, _, key = said.partition(" ")
-            return scheme.lower() != "bearer" or not self._own(key)
+            return said != self._bearer and (scheme.lower() != "bearer" or not self._own(key))
         legacy = call.headers.get("x-fullcontact-apikey")
         return legacy is not None and not self._own(legacy)
 
@@ -292,7 +291,8 @@ def _pause(outcome: Outcome) -> tuple[Evidence, ...]:
         seconds = _number(outcome.headers.get("retry-after"))
         if seconds is not None and 0 < seconds <= MOST_PAUSE:
             return (Evidence("pause", seconds=seconds),)
-    delay = _number(outcome.headers.get("x-fullcontact-ratedelay"))
+    said = outcome.headers.get("x-fullcontact-ratedelay")
+    delay = None if said is None or said == "0" else _number(said)
     return (Evidence("pause", seconds=min(delay, MOST_DELAY) / 1000),) if delay else ()
 
 

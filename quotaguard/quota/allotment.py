@@ -169,7 +169,7 @@ class Allotment:
                 purse.at = at
                 purse.spent += spent
             purse.cleared += min(spent, count)
-            purse.taken -= count - min(spent, count)
+            purse.taken -= count - spent
         for meter, spent in actual.items():
             if spent and meter not in cost:
                 self.record({meter: spent}, at)
@@ -194,6 +194,7 @@ class Allotment:
         for meter, count in cost.items():
             purse = self.purse(meter)
             purse.at = at
+            purse.taken += count
             purse.drawn += count
             purse.cleared += count
             purse.spent += count

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from quotaguard.quota.readings import Amount, nothing
+from quotaguard.quota.readings import NOTHING, Amount, nothing
 
 __all__ = [
     "Bill",
@@ -22,8 +22,7 @@ Cost = Mapping[str, Amount]
 """Units per meter: an estimate before the call, the actual after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One HTTP request, as every client can tell it. Never logged, never kept.
 
     origin: ``https://host`` or ``https://host:port``, lower case, default ports left out.
@@ -32,11 +31,15 @@ class Call:
     body: the request's bytes, None where they are a stream.
     """
 
+    # A tuple is made three times as fast as a dataclass, and every call makes one.
     method: str
     origin: str
     path: str
-    headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = NOTHING
+    body: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Call(method={self.method!r}, origin={self.origin!r}, path={self.path!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,7 @@ class Price:
     cost: Cost
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """An answer to a call.
 
     headers: names in lower case.
@@ -56,8 +58,11 @@ class Outcome:
     """
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = NOTHING
+    body: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Outcome(status={self.status!r})"
 
 
 @dataclass(frozen=True, slots=True)

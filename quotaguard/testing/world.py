@@ -39,7 +39,7 @@ Step = tuple[str | int, ...]
 """What happens, and to what: ``("settle", 0)``."""
 
 
-class Broken(AssertionError):  # noqa: N818 - it is a finding
+class Broken(AssertionError):
     """A law does not hold. *law* is its name."""
 
     def __init__(self, law: str, detail: str) -> None:
@@ -264,9 +264,7 @@ class World:
             idle = sum(other.price for other in self.calls if other.phase == IDLE)
             gone = sum(self.rules.prices) - idle
             # Who is refused asks again, but not for ever.
-            if self.now < self.rules.last and (
-                self.read or gone + call.price <= self.rules.blind
-            ):
+            if self.now < self.rules.last and (self.read or gone + call.price <= self.rules.blind):
                 yield ("reserve",)
         elif call.phase == OPEN:
             yield ("settle",)

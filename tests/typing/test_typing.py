@@ -15,10 +15,15 @@ RENAMED = ('assert_type(perhaps("a"), int | None)', 'assert_type(perhaps("a"), i
 """A claim of api.py, and what it would be if the fallback did not widen the type."""
 
 
-def checked(*command: str) -> subprocess.CompletedProcess[str]:
+def checked(*command: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
     """Run a type checker in the repository."""
     return subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=timeout,
     )
 
 
@@ -28,6 +33,7 @@ def mypy(path: Path, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is a dev extra")
 def test_mypy_agrees(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every type is what api.py says, every wrong call is seen, and a false claim too."""
     folder = tmp_path_factory.mktemp("mypy")
@@ -47,10 +53,13 @@ def test_mypy_agrees(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_pyright_agrees() -> None:
     """The other type checker that users have says the same, in its strict mode.
 
-    Its package fetches node and itself when it runs for the first time. Without a
-    network it cannot, and then there is nothing to say.
+    Its package fetches itself when it runs for the first time. Where it cannot, there
+    is nothing to say.
     """
-    done = checked("pyright", "--pythonpath", sys.executable, str(API))
-    if "0 errors" not in done.stdout and " error" not in done.stdout:
+    try:
+        done = checked("pyright", "--pythonpath", sys.executable, str(API), timeout=200)
+    except subprocess.TimeoutExpired:
+        pytest.skip("pyright does not begin")
+    if " errors" not in done.stdout:
         pytest.skip(f"pyright does not run here: {(done.stdout + done.stderr)[-200:]}")
     assert done.returncode == 0, done.stdout
