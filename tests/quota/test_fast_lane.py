@@ -76,7 +76,7 @@ class Desk:
             used={name: chance.randint(0, 6) for name in self.names},
             lag=0.25,
             period=chance.choice((None, 100.0, 1_000.0, 90_000.0)),
-            foreign=chance.choice((0.0, 0.0, 0.5)),
+            foreign=chance.choice((0.0, 0.0, 0.5, 8.0)),
         )
         self.policy = self.drawn()
         provider: Any = self.vendor
@@ -155,6 +155,11 @@ class Desk:
         cost = {name: chance.randint(0, 4) for name in self.names if chance.random() < 0.8}
         cost = cost or {self.names[0]: chance.choice((1, 1, 1, 9))}
         priority = chance.choice(PRIORITIES)
+        purse = self.holder.allotment.purses.get(self.names[0])
+        if purse is not None and chance.random() < 0.3:
+            # To the very edge of the lane, or a unit past it.
+            left = purse.room.get(priority, 0) - purse.taken + chance.randint(-1, 1)
+            cost = {self.names[0]: max(0, min(left, 1_000))}
         posted, books = self.asked(cost, priority)
         before = cloned(self.holder.allotment)
         covered = before.covers(cost, priority, self.clock.fast())
@@ -240,7 +245,7 @@ class Desk:
     def happen(self) -> None:
         """Let something happen beside calls."""
         chance = self.chance
-        match chance.randrange(12):
+        match chance.randrange(14):
             case 0:
                 self.spending.post(Blocked((chance.choice(self.names),)))
             case 1 | 2:
@@ -252,10 +257,19 @@ class Desk:
                 self.vendor.upgrade(name, chance.choice((None, 8, 40, 300, 5_000)))
             case 5:
                 self.spending.post(Touch())
+            case 12 | 13:
+                self.queue()
             case 6 | 7:
                 self.clock.advance(chance.choice((5.0, 30.0, 95.0, 1_000.0)))
             case _:
                 self.clock.advance(chance.choice((0.0, 0.01, 0.2, 1.0)))
+
+    def queue(self) -> None:
+        """Somebody comes who waits for a slot; if he goes at once, he was never sent."""
+        cost, priority = {self.names[0]: 2}, self.chance.choice(PRIORITIES)
+        self.number += 1
+        if isinstance(self.spending.post(Reserve(f"q{self.number}", cost, priority)), Granted):
+            self.holder.allotment.settle(cost, {})
 
     def play(self) -> None:
         """Play one history."""
