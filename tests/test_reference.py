@@ -100,7 +100,7 @@ def tree() -> str:
 # -- FullContact ---------------------------------------------------------------
 
 ENRICH = Call("POST", "https://api.fullcontact.com", "/v3/person.enrich", {}, b'{"email":"a@b.c"}')
-HOOKED = dataclasses.replace(ENRICH, body=b'{"email":"a@b.c","webhookUrl":"https://b.c"}')
+HOOKED = ENRICH._replace(body=b'{"email":"a@b.c","webhookUrl":"https://b.c"}')
 SAID_QUOTA = b'{"message":"Usage limits for the provided API Key have been exceeded."}'
 SAID_KEY = b'{"message":"The API Key provided is invalid."}'
 SAID_RATE = b'{"message":"Too Many Requests"}'
@@ -196,9 +196,17 @@ def pairs(items: list[str]) -> Iterator[tuple[str, str]]:
             yield name, words
 
 
+INNER = {"forget", "settle_units"}
+"""Methods of a reservation that are for our own clients: they check nothing."""
+
+
 def public(kind: type) -> list[tuple[str, Any]]:
     """Return the public names of a class in the order in which it defines them."""
-    return [(name, item) for name, item in vars(kind).items() if not name.startswith("_")]
+    return [
+        (name, item)
+        for name, item in vars(kind).items()
+        if not name.startswith("_") and name not in INNER
+    ]
 
 
 def verbs(kind: type) -> str:

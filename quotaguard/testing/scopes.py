@@ -27,7 +27,7 @@ __all__ = ["SCOPES", "Scope", "replay"]
 class Scope:
     """Rules from small to large, and the desk that plays them.
 
-    share: of the states that a suite may visit; an account's books cost twice
+    share: of the states that a suite may visit; an account's books cost three times
     as much as a meter's.
     """
 
@@ -42,10 +42,16 @@ class Scope:
 
 
 def _scope(make: Callable[[Rules], Desk], rules: Rules) -> Scope:
-    """Return the scope with two calls, as it is, and with more time and another poll."""
-    few = replace(rules, prices=rules.prices[:2], last=rules.last - 1)
+    """Return the scope with two calls and a poll less, as it is, and with a poll more."""
+    few = replace(
+        rules,
+        prices=rules.prices[:2],
+        polls=rules.polls - 1,
+        last=rules.last - 2,
+        others=min(1, rules.others),
+    )
     more = replace(rules, polls=rules.polls + 1, last=rules.last + 2)
-    return Scope(make, (few, rules, more), 2 if make is MeterDesk else 1)
+    return Scope(make, (few, rules, more), 3 if make is MeterDesk else 1)
 
 
 _ALL = (

@@ -17,9 +17,11 @@ from typing import Any, cast
 import pytest
 
 from quotaguard import CostTooLarge, Policy, QuotaExhausted, QuotaUnknown, WaitTooLong
+from quotaguard.drivers import drive
 from quotaguard.errors import Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.quota.account import Books, Posted
+from quotaguard.quota.admission import refreshing
 from quotaguard.quota.allotment import NO_ROOM, Allotment, Lane, Purse, Tally
 from quotaguard.quota.decide import judge
 from quotaguard.quota.entries import Blocked, Pause, Reserve, Touch, Unblocked
@@ -76,7 +78,7 @@ class Desk:
             used={name: chance.randint(0, 6) for name in self.names},
             lag=0.25,
             period=chance.choice((None, 100.0, 1_000.0, 90_000.0)),
-            foreign=chance.choice((0.0, 0.0, 0.5, 8.0)),
+            foreign=chance.choice((0.0, 0.0, 0.5, 4.0)),
         )
         self.policy = self.drawn()
         provider: Any = self.vendor
@@ -99,10 +101,10 @@ class Desk:
         """Return a policy at random."""
         chance = self.chance
         settings: dict[str, Any] = {
-            "lag": chance.choice((0.25, 4, 60)),
+            "lag": chance.choice((0.25, 4, 60, 60)),
             "late": chance.choice((0, 2)),
             "margin": chance.choice(("auto", "auto", 2, 0.1)),
-            "warn_at": chance.choice(((), (0.5, 0.8, 0.9, 1.0), (0.1, 0.2, 0.3, 0.6, 0.95))),
+            "warn_at": chance.choice(((), (), (0.5, 0.8, 0.9, 1.0), (0.1, 0.2, 0.3, 0.6, 0.95))),
             "slack": dict(
                 zip(
                     PRIORITIES,
@@ -157,9 +159,10 @@ class Desk:
         priority = chance.choice(PRIORITIES)
         purse = self.holder.allotment.purses.get(self.names[0])
         if purse is not None and chance.random() < 0.3:
-            # To the very edge of the lane, or a unit past it.
+            # To the very edge of the lane, or a unit past it, at any time until its end.
+            self.clock.advance(max(0.0, purse.end - self.clock.fast()) * chance.random())
             left = purse.room.get(priority, 0) - purse.taken + chance.randint(-1, 1)
-            cost = {self.names[0]: max(0, min(left, 1_000))}
+            cost = {self.names[0]: max(0, min(left, 10_000))}
         posted, books = self.asked(cost, priority)
         before = cloned(self.holder.allotment)
         covered = before.covers(cost, priority, self.clock.fast())
@@ -268,11 +271,16 @@ class Desk:
         """Somebody comes who waits for a slot; if he goes at once, he was never sent."""
         cost, priority = {self.names[0]: 2}, self.chance.choice(PRIORITIES)
         self.number += 1
-        if isinstance(self.spending.post(Reserve(f"q{self.number}", cost, priority)), Granted):
+        entry = Reserve(f"q{self.number}", cost, priority, may_poll=False)
+        if isinstance(self.spending.post(entry), Granted):
             self.holder.allotment.settle(cost, {})
 
     def play(self) -> None:
-        """Play one history."""
+        """Play one history, half of them after two polls have seen what others spend."""
+        if self.chance.random() < 0.5:
+            for _ in range(2):
+                drive(self.spending, refreshing("warm"))
+                self.clock.advance(2.5 * float(self.policy.lag))  # type: ignore[arg-type] # seconds
         for _ in range(self.chance.randint(5, 30)):
             kind = self.chance.random()
             if kind < 0.55:

@@ -233,7 +233,7 @@ class Laws:
         holder, now = self.simulator.holder, self.simulator.clock.now()
         line: Any = holder.queue
         first: dict[frozenset[str], SimulatedCall] = {}
-        for place in line._places:
+        for place in line.busy:
             meters, waiter = line._callers[place]
             if waiter is not None:
                 first.setdefault(meters, waiter._visit.call)
