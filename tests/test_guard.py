@@ -673,3 +673,15 @@ async def test_polls_can_go_through_the_users_own_client(
         guard = Guard(provider, clock=clock, stats_client=own)
         guard.refresh()
     assert [request.url.path for request in asked] == ["/v3/stats.get"]
+
+
+def test_a_lost_calls_units_are_back_after_one_reading(
+    vendor: FakeFullContact, clock: FakeClock
+) -> None:
+    """A lapse counts from when it was due, not from when somebody looked."""
+    guard = guard_of(vendor, clock)
+    with guard.reserve({MATCHES: 40}, priority="critical"):
+        pass
+    clock.advance(10 + 10 + 2)  # late, lag and a bit; nobody looks meanwhile
+    guard.refresh()
+    assert guard.standing()[MATCHES].headroom == 100

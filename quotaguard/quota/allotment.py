@@ -77,7 +77,7 @@ class Purse:
         self.drawn = self.cleared = self.spent = self.unknown = 0
         self.opened = 0
         self.taken = 0
-        self.at = math.inf
+        self.at = -math.inf
         self.room: Mapping[str, int] = NOTHING
         self.end = 0.0
         self.headroom: int | None = None
@@ -207,7 +207,8 @@ class Allotment:
                 continue
             for meter, count in cost.items():
                 purse = self.purse(meter)
-                purse.at = now.slow
+                # By then it was charged or never will be, however late we look.
+                purse.at = max(purse.at, until)
                 purse.opened -= count
                 purse.spent += count
                 purse.unknown += count
