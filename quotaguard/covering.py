@@ -80,7 +80,7 @@ def counted(owner: Reservation, actual: Cost) -> Mapping[str, int]:
         with owner._holder.lock:
             for name in beside:
                 owner._holder.allotment.purse(name)
-        owner._cost = {**owner._cost, **beside}
+            owner._cost = {**owner._cost, **beside}
     return spent
 
 

@@ -165,8 +165,9 @@ class _Bell:
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
         self.event.set()
+        return True
 
 
 class _Alarm:
@@ -182,11 +183,12 @@ class _Alarm:
         soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
         self._soon: Callable[..., object] = soon
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
         try:
             self._soon(self.event.set)
         except RuntimeError:  # the loop has ended, and its tasks with it
-            return
+            return False
+        return True
 
 
 def _sleep(caller: _Caller, ask: Sleep) -> float:
@@ -218,13 +220,13 @@ def _poll(spending: Spending) -> Answer:
 
 async def _apoll(spending: Spending) -> Answer:
     loops, me = spending.holder.polling_loops, threading.get_ident()
-    loops.add(me)
+    loops.append(me)
     try:
         return _brought(spending, await spending.stats.afetch())
     except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
         return _failed(spending, error)
     finally:
-        loops.discard(me)
+        loops.remove(me)
 
 
 def _brought(spending: Spending, reading: Reading) -> Answer:

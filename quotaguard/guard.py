@@ -15,13 +15,11 @@ from quotaguard.quota.allotment import NO_ROOM
 from quotaguard.quota.entries import Check, Touch
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.standing import Decision, Standing, decision, standing
-from quotaguard.quota.verdicts import Granted
+from quotaguard.quota.verdicts import Done, Granted
 from quotaguard.reservation import MISSING, Reservation
-from quotaguard.spending import LazyStats, Spending, terms_of
+from quotaguard.spending import SWITCH, LazyStats, Spending, terms_of
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import httpx
 
     from quotaguard.clients.function import Limit, LimitOr
@@ -227,6 +225,8 @@ class Guard:
     def check(self, cost: str | Cost, /, *, priority: str = "normal") -> Decision:
         """Return whether a call of *cost* would go now. Charges nothing, never polls.
 
+        Where a poll is due the call would make it first: then the answer is yes.
+
         Raises:
             ConfigError: an operation, meter or priority is not known.
         """
@@ -238,14 +238,18 @@ class Guard:
             return quick
         spending.rank(priority)
         ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
+        if SWITCH.off:
+            return Decision(True, "quotaguard is disabled")  # noqa: FBT003
         verdict = spending.post(Check(spending.units_of(cost), priority, ahead))  # type: ignore[arg-type] # as above
+        if isinstance(verdict, Done):
+            return Decision(True, "a poll comes first")  # noqa: FBT003
         return decision(None if isinstance(verdict, Granted) else verdict)
 
     def _quick_check(self, cost: Cost, priority: str) -> Decision | None:
         """Answer from the lanes and the denials, None if the books must be asked."""
         spending = self._spending
         holder = spending.holder
-        if cost.__class__ is not dict or len(cost) != 1 or spending.fractional:
+        if SWITCH.off or cost.__class__ is not dict or len(cost) != 1 or spending.fractional:
             return None
         ((meter, count),) = cost.items()
         with holder.lock:
@@ -262,7 +266,9 @@ class Guard:
                 headroom = None if left is None else left - purse.taken
                 return Decision(True, "", meter, headroom)  # noqa: FBT003
             denial = holder.denials.get((meter, priority))
-        if denial is None or denial.units != count or fast >= denial.until:
+            if denial is None or denial.changes != holder.queue.changes:
+                return None
+        if denial.units != count or fast >= denial.until:
             return None
         return _denied(meter, denial.facts)
 
@@ -328,8 +334,11 @@ class Guard:
         found = self._spending.deferred.get(reservation)
         if found is None:
             return False
-        found.settle(cost)
-        return True
+        try:
+            found.settle(cost)
+        except ConfigError:
+            return False  # it became unknown just now
+        return found.state == "settled"
 
     def close(self) -> None:
         """Close what the guard opened for polls. Reservations may still be ended."""
@@ -344,23 +353,13 @@ class Guard:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         await self.aclose()
 
     def _name(self) -> str:

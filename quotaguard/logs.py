@@ -1,6 +1,6 @@
 """Events as log lines, and the quota in the application's own lines.
 
-    guard = Guard(FullContact(api_key="..."), listeners=[LogListener()])
+Every guard has a `LogListener` of its own; nothing needs to be set up.
 
 structlog if the application configured it, otherwise stdlib logging under the logger
 ``quotaguard``. Nothing here configures either, and nothing prints: structlog is always

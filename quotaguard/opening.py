@@ -66,7 +66,5 @@ def remember(wanting: Reservation, refusal: Refusal) -> None:
     if facts.retry_after is None and wanting._spending.policy.on_exhausted != "wait":
         wait = math.inf
     count = wanting._cost[facts.meter]
-    denial = Denial(count, wait, refusal.stays, type(refusal), facts)
-    with holder.lock:
-        if holder.queue.changes == wanting._changes:
-            holder.denials[facts.meter, wanting.priority] = denial
+    denial = Denial(count, wait, refusal.stays, type(refusal), facts, wanting._changes)
+    holder.denials[facts.meter, wanting.priority] = denial

@@ -157,9 +157,13 @@ class Reservation:
                     or purse.taken + count > purse.room.get(priority, NO_ROOM)
                 ):
                     denial = holder.denials.get((meter, priority), ASK)
-                    if denial.units != count or fast >= denial.until:
+                    same = denial.units == count and denial.changes == holder.queue.changes
+                    if not same or fast >= denial.until:
                         return ASK
                     return self._still(denial)
+            if self.state is not NEW:
+                msg = "this reservation was opened by another thread just now: make one each"
+                raise ConfigError(msg)
             for meter, count in cost.items():
                 purse = purses[meter]
                 purse.taken += count
@@ -263,7 +267,6 @@ class Reservation:
                     under = under or used > count
             if freed:
                 holder.queue.changes += 1
-                holder.denials.clear()
             self.state = SETTLED
             self.actual = spent
         if under or self._probes or self._spending.calls_told or (freed and holder.queue.busy):
@@ -279,7 +282,6 @@ class Reservation:
                 return
             holder.allotment.settle(self._cost, {})
             holder.queue.changes += 1
-            holder.denials.clear()
             self.state = RELEASED
             self.actual = {}
         holder.queue.wake()
@@ -349,7 +351,7 @@ class Reservation:
             return True
         if self._epoch != self._holder.epoch:
             self.state = VOID
-        elif self.id:
+        if self.id:
             self._spending.deferred.pop(self.id, None)
         return self.state is VOID
 

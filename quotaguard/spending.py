@@ -192,8 +192,14 @@ class Spending:
     def post(self, entry: Entry) -> Verdict:
         """Enter something in the books, and tell what that caused."""
         posted = self.holder.post(entry)
-        for event in posted.events:
-            self.tell(event)
+        try:
+            for event in posted.events:
+                self.tell(event)
+        except BaseException:
+            # Ctrl-C in a listener: nobody will own what was just granted.
+            if posted.granted:
+                self.holder.forgotten.append((self.holder.epoch, posted.granted))
+            raise
         if self.deferred:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)

@@ -214,7 +214,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         (self._sync_inner() if self._sync is None else self._sync).__enter__()
         return self
 
-    def __exit__(self, *failure: Any) -> None:  # noqa: ANN401 - as httpx passes it
+    def __exit__(self, *failure: object) -> None:
         if self._sync is not None:
             self._sync.__exit__(*failure)
 
@@ -222,7 +222,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         await (self._async_inner() if self._async is None else self._async).__aenter__()
         return self
 
-    async def __aexit__(self, *failure: Any) -> None:  # noqa: ANN401 - as above
+    async def __aexit__(self, *failure: object) -> None:
         if self._async is not None:
             await self._async.__aexit__(*failure)
 

@@ -26,8 +26,8 @@ Place = tuple[float, int]
 class Waiter(Protocol):
     """Somebody who waits for the books to change."""
 
-    def wake(self) -> None:
-        """Go and look again. Called from any thread, at most once a wait."""
+    def wake(self) -> bool:
+        """Go and look again; False if nobody is there any more. From any thread."""
 
 
 class Denial(NamedTuple):
@@ -41,6 +41,7 @@ class Denial(NamedTuple):
     until: float
     refusal: type[Refusal]
     facts: RefusalFacts
+    changes: int = 0
 
 
 class Holder(Protocol):
@@ -58,7 +59,7 @@ class Holder(Protocol):
     allotment: Allotment
     denials: dict[tuple[str, str], Denial]
     epoch: int
-    polling_loops: set[int]
+    polling_loops: list[int]
     queue: WaitingLine
     forgotten: deque[tuple[int, Mapping[str, int]]]
 

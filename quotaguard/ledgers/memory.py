@@ -86,9 +86,8 @@ class _Account:
         self.lock = threading.Lock()
         self.books = Books(cold_from=clock.now().slow)
         self.holders: list[MemoryHolder] = []
-        self.denials: dict[tuple[str, str], Denial] = {}
         self.queue = _Line()
-        self.polling_loops: set[int] = set()
+        self.polling_loops: list[int] = []
         self.warn = False
 
     def holder(self, terms: Terms) -> MemoryHolder:
@@ -109,8 +108,7 @@ class _Account:
         now = self.clock.now()
         self.lock = threading.Lock()
         self.queue = _Line()
-        self.polling_loops = set()
-        self.denials = {}
+        self.polling_loops = []
         self.warn = True
         for holder in self.holders:
             report = holder.allotment.report(now)
@@ -143,7 +141,7 @@ class MemoryHolder:
         self.epoch += 1
         self.lock = account.lock
         self.allotment = Allotment()
-        self.denials = account.denials
+        self.denials: dict[tuple[str, str], Denial] = {}
         self.queue: WaitingLine = account.queue
         self.polling_loops = account.polling_loops
         self.forgotten: deque[tuple[int, Mapping[str, int]]] = deque()
@@ -168,7 +166,6 @@ class MemoryHolder:
             posted = books.post(self.name, report, entry, now, self.terms)
             self.allotment.accept(posted.granted, posted.lanes)
             if not quiet:
-                self.denials.clear()
                 self.queue.changes += 1
             warn, account.warn = account.warn, False
         if not quiet:
@@ -231,15 +228,19 @@ class _Line:
                     break
             else:
                 return
-        if waiter is not None:
-            waiter.wake()
+        if waiter is not None and not waiter.wake():
+            self.leave(place)  # its event loop has ended, and the task with it
+            self.wake(after=after, but=but)
 
 
 _LEDGERS: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
 _FORKING: list[MemoryLedger] = []
+_fork = threading.Lock()
+"""Held while the process forks: two threads may want to at once."""
 
 
 def _before_fork() -> None:
+    _fork.acquire()
     _FORKING.extend(_LEDGERS)
     for ledger in _FORKING:
         ledger._before_fork()  # noqa: SLF001 - this module's own
@@ -249,12 +250,15 @@ def _after_fork_in_parent() -> None:
     for ledger in _FORKING:
         ledger._after_fork_in_parent()  # noqa: SLF001 - this module's own
     _FORKING.clear()
+    _fork.release()
 
 
 def _after_fork_in_child() -> None:
+    global _fork  # noqa: PLW0603 - the parent's stays locked by the thread that forked
     for ledger in _FORKING:
         ledger._after_fork_in_child()  # noqa: SLF001 - this module's own
     _FORKING.clear()
+    _fork = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

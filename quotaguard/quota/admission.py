@@ -139,13 +139,21 @@ class Request:
     shadow: bool = False
     lanes: Mapping[str, int] = field(default_factory=nothing)
 
-    def entry(self, *, slot: float | None, waited: float, forced: bool = False) -> Reserve:
+    def entry(
+        self,
+        *,
+        slot: float | None,
+        waited: float,
+        may_poll: bool = True,
+        forced: bool = False,
+    ) -> Reserve:
         """Return the entry that asks for it."""
         return Reserve(
             self.name,
             self.cost,
             self.priority,
             slot=slot,
+            may_poll=may_poll,
             forced=forced,
             lanes=self.lanes,
             max_wait=max(0.0, self.max_wait - waited),
@@ -165,10 +173,10 @@ def reserving(request: Request) -> Story:
         Refusal: the call does not go. Nothing is held for it.
     """
     slot: float | None = None
-    now, error = request.at, None
+    now, error, news = request.at, None, False
     while True:
         waited = now - request.at
-        verdict = yield Post(request.entry(slot=slot, waited=waited))
+        verdict = yield Post(request.entry(slot=slot, waited=waited, may_poll=not news))
         slot, polled = None, False
         match verdict:
             case Granted():
@@ -200,6 +208,8 @@ def reserving(request: Request) -> Story:
             error = yield from _poll_oneself(request)
         else:
             assert isinstance(woken, float)  # noqa: S101 - the driver's contract
+            # Woken early there is news in the books: those behind must not wait for a poll.
+            news = woken < now + delay
             now = woken
 
 

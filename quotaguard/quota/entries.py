@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+COURTESY = 1.0
+"""Seconds of a pause that a call may skip which is not allowed to wait for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reserve:
     """Hold *cost* (integer units) for a call, or say why not. All meters or none.
@@ -64,9 +68,18 @@ class Reserve:
             return Posted(Due(claim))
         promised = self.slot is not None
         verdict = judge(books, self.cost, self.priority, now, terms, promised=promised)
-        if verdict is None or self.forced:
+        if verdict is None or self.forced or self._courtesy(verdict):
             return self._grant(books, now, terms)
         return Posted(self._plan(books, verdict, now, terms), events=ladder(books, now, terms))
+
+    def _courtesy(self, verdict: Verdict) -> bool:
+        """Whether only a short pause is in the way of a call that waits for nothing.
+
+        The server paces by itself (FullContact up to a second); that refuses no call.
+        """
+        if not isinstance(verdict, Later) or verdict.slot is not None:
+            return False
+        return self.max_wait < verdict.delay <= COURTESY
 
     def _poll_due(self, books: Books, now: Moment, terms: Terms) -> bool:
         """Whether to poll first; a call that would be refused may use the polls kept for it."""
@@ -126,7 +139,12 @@ class Check:
         """Look only."""
         verdict = judge(books, self.cost, self.priority, now, terms)
         if verdict is not None:
-            return Posted(verdict)
+            if isinstance(verdict, Spent):
+                asked = books.meters[verdict.facts.meter].asked_fast
+                books.polls.want(asked + REFUSED_EVERY, now, terms.polls)
+            # A call would poll first, and nobody knows what it would find.
+            first = books.polls.due(now, terms.polls, urgent=True)
+            return Posted(Done() if first else verdict)
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, nothing())
         return Posted(Granted(), lanes=ahead)
 

@@ -200,7 +200,7 @@ class MeterBooks:
         again = self.read and asked.slow == self.asked
         self._adopt_limit(usage.limit, trusted=trusted, again=again)
         hidden = self.spent + self.held - marker
-        self._rebase(usage.used - marker, terms, cold=cold)
+        self._rebase(usage.used - marker, lowest, terms, cold=cold)
         bound = usage.used - self.marker(asked.slow - terms.paranoid)
         self._refund(bound, trusted=trusted, again=again)
         self._watch(asked.slow, lowest, hidden, terms, again=again)
@@ -213,11 +213,12 @@ class MeterBooks:
         limit = self.limit
         self.shown = 0 if limit is None else max(0, limit - self.known() - self.held)
 
-    def _rebase(self, base: int, terms: MeterTerms, *, cold: bool) -> None:
+    def _rebase(self, base: int, lowest: int, terms: MeterTerms, *, cold: bool) -> None:
         # A predecessor is somebody else: its spend must be able to raise the base.
         if terms.policy.exclusive and self.read and not cold:
-            floor = self.floor
-            self.shared = floor is not None and floor - self.unknown > self.base
+            # More than we can have spent, whatever became of the unknown: not exclusive.
+            floor = lowest if self.floor is None else max(lowest, self.floor - self.unknown)
+            self.shared = floor > self.base
             if not self.shared:
                 base = min(self.base, base)
         self.base = base

@@ -49,7 +49,8 @@ class Policy:
         units; a fraction below 1 is a share of the limit.
     warn_at: shares of the limit at which ThresholdCrossed is told, once per period.
     slack: priorities and the share of the remaining period each may run ahead.
-        1.0 is stopped by the limit alone.
+        1.0 is stopped by the limit alone. Calls that name no priority are "normal";
+        where that is not given, it ranks with the lowest.
     profile: demand by weekday and hour (7 x 24 weights), or None for an even one.
     max_wait: the longest delay of a call; a longer one is refused at once.
     on_exhausted: raise the refusal, wait up to max_wait for the period to turn, or
@@ -105,7 +106,10 @@ class Policy:
             raise ConfigError(msg)
         put(self, "poll_every", (shortest, longest))
         put(self, "warn_at", tuple(sorted(self.warn_at)))
-        put(self, "slack", MappingProxyType(dict(self.slack)))
+        slack = dict(self.slack)
+        if slack:
+            slack.setdefault("normal", min(slack.values()))
+        put(self, "slack", MappingProxyType(slack))
         put(self, "meters", MappingProxyType(dict(self.meters)))
         self._check_shares()
         self._check_choices()
@@ -137,6 +141,11 @@ class Policy:
         for meter, policy in self.meters.items():
             _require(isinstance(policy, Policy), f"meters[{meter!r}] is a Policy")
             _require(not policy.meters, f"meters[{meter!r}] cannot have meters of its own")
+            for name in _WHOLE_ACCOUNT:
+                _require(
+                    getattr(policy, name) == type(self).__dataclass_fields__[name].default,
+                    f"{name} is for the whole account and not for meters[{meter!r}] alone",
+                )
 
     @classmethod
     def steady(cls, **settings: Any) -> Self:  # noqa: ANN401 - the settings above
@@ -163,6 +172,9 @@ class Policy:
 def _rebuild(settings: dict[str, Any]) -> Policy:
     return Policy(**settings)
 
+
+_WHOLE_ACCOUNT = ("max_wait", "on_exhausted", "poll_budget", "poll_every", "shadow")
+"""Settings that decide about a call, which may have several meters, or about polls."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_exhausted": ("raise", "wait", "respond"),

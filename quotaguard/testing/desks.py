@@ -16,7 +16,7 @@ from quotaguard.quota.policy import Policy
 from quotaguard.quota.polls import Claim, PollTerms
 from quotaguard.quota.readings import Meter, Moment, Period, Reading, Usage
 from quotaguard.quota.verdicts import Granted
-from quotaguard.testing.world import Broken, Rules, Shown
+from quotaguard.testing.rules import Broken, Rules, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

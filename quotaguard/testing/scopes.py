@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quotaguard.testing.desks import BooksDesk, MeterDesk
+from quotaguard.testing.rules import Rules
 from quotaguard.testing.search import retrace
-from quotaguard.testing.world import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from quotaguard.testing.world import Desk, World
+    from quotaguard.testing.rules import Desk
+    from quotaguard.testing.world import World
 
 __all__ = ["SCOPES", "Scope", "replay"]
 

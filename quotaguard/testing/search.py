@@ -10,7 +10,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
-from quotaguard.testing.world import Broken, Desk, Rules, Step, World
+from quotaguard.testing.rules import Broken, Desk, Rules
+from quotaguard.testing.world import Step, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

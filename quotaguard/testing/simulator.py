@@ -68,8 +68,9 @@ class _Bell:
         self._visit = visit
         self.rung = False
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
         self._simulator.at(self._simulator.elapsed, self.ring)
+        return True
 
     def ring(self) -> None:
         if not self.rung:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
+from quotaguard.testing.rules import Broken
 from quotaguard.testing.scopes import SCOPES, Scope, replay
 from quotaguard.testing.search import Found, explore, told, wander
-from quotaguard.testing.world import Broken
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -35,7 +35,8 @@ def searched(scope: Scope, states: int, seed: int) -> tuple[list[str], int]:
 def survived(scope: Scope, size: int, found: Found) -> None:
     """Assert that a search broke no law."""
     line = f"replay({scope.name!r}, {size}, {told(found.trail)!r})"
-    assert found.broken is None, f"{found.broken}\nfrom quotaguard.testing.scopes import {line}"
+    program = f'python -c "from quotaguard.testing.scopes import replay; {line}"'
+    assert found.broken is None, f"{found.broken}\n{program}"
 
 
 @pytest.mark.parametrize("scope", SCOPES.values(), ids=lambda scope: scope.name)
