@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from datetime import timedelta
@@ -130,38 +129,30 @@ def test_what_is_for_the_whole_account_is_for_no_single_meter(setting: dict[str,
         Policy(meters={MATCHES: Policy(**setting)})  # type: ignore[arg-type]
 
 
+class Waits:
+    """Somebody who waits, or did."""
+
+    def __init__(self, *, there: bool) -> None:
+        self.there = there
+        self.woken = 0
+
+    def wake(self) -> bool:
+        self.woken += 1
+        return self.there
+
+
 def test_a_waiter_whose_loop_is_gone_is_passed_over() -> None:
     """News goes to the next who can hear it."""
-    clock = FakeClock(autojump=False)
+    clock = FakeClock()
     with fake("fullcontact", quota=10, key="k", clock=clock) as vendor:
         guard = Guard(FullContact("k", base_url=vendor.url), policy=PLAIN, clock=clock)
-        held = guard.reserve({MATCHES: 10}, priority="critical").open()
-        loop = asyncio.new_event_loop()
-
-        async def wait() -> None:
-            async with guard.reserve({MATCHES: 1}, priority="critical"):
-                pytest.fail("it went")
-
-        task = loop.create_task(wait())
-        while clock.waiting == 0:
-            loop.run_until_complete(asyncio.wait([task], timeout=0))
-        loop._ready.clear()  # type: ignore[attr-defined] # as if the process had dropped it
-        loop.close()
-        done = threading.Event()
-
-        def live() -> None:
-            with guard.reserve({MATCHES: 1}, priority="critical") as reservation:
-                reservation.settle()
-            done.set()
-
-        thread = threading.Thread(target=live)
-        thread.start()
-        clock.until_waiting(2)
-        held.release()
-        assert done.wait(5)
-        thread.join()
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        task.get_coro().close()  # type: ignore[union-attr]
+        line = guard._spending.holder.queue
+        gone, there, behind = Waits(there=False), Waits(there=True), Waits(there=True)
+        for place, waiter in enumerate((gone, there, behind)):
+            line.stand((-1.0, place), frozenset({MATCHES}), waiter)
+        line.wake()
+        assert (gone.woken, there.woken, behind.woken) == (1, 1, 0)
+        assert line.busy == [(-1.0, 1), (-1.0, 2)]
 
 
 def test_a_short_pause_refuses_no_call_that_waits_for_nothing() -> None:
