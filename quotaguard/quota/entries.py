@@ -143,7 +143,8 @@ class Check:
                 asked = books.meters[verdict.facts.meter].asked_fast
                 books.polls.want(asked + REFUSED_EVERY, now, terms.polls)
             # A call would poll first, and nobody knows what it would find.
-            first = books.polls.due(now, terms.polls, urgent=True)
+            closed = isinstance(verdict, Spent) and books.meters[verdict.facts.meter].blocked
+            first = not closed and books.polls.due(now, terms.polls, urgent=True)
             return Posted(Done() if first else verdict)
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, nothing())
         return Posted(Granted(), lanes=ahead)

@@ -21,10 +21,10 @@ SHARES = sum(scope.share for scope in SCOPES.values())
 
 
 def searched(scope: Scope, states: int, seed: int) -> tuple[list[str], int]:
-    """Search the sizes of a scope, each with half of what is left; the last one with all."""
+    """Search the sizes of a scope, each with most of what is left; the last one with all."""
     left, sizes = states, []
     for size, rules in enumerate(scope.sizes):
-        bound = left if rules is scope.sizes[-1] else -(-left // 2)
+        bound = left if rules is scope.sizes[-1] else -(-3 * left // 4)
         found = explore(rules, scope.make, states=bound, seed=seed)
         survived(scope, size, found)
         sizes.append(f"{found.states:,} {'whole' if found.whole else 'cut'}")

@@ -121,7 +121,7 @@ class Desk:
             "exclusive": chance.random() < 0.2,
             "max_wait": 0,
         }
-        own = Policy(**{**settings, "margin": 1, "warn_at": (0.4,), "lag": 1})
+        own = Policy(slack=settings["slack"], margin=1, warn_at=(0.4,), lag=1, cold_reserve=0)
         return Policy(**settings, meters={NAMES[1]: own} if len(self.names) > 1 else {})
 
     def fetch(self) -> Reading:

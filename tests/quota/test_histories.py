@@ -84,7 +84,7 @@ def policies(setting: Setting, chance: Random) -> list[tuple[Policy, Terms]]:
             **setting.policy,
         }
         if setting.meters > 1:
-            own = Policy(**{**settings, "lag": chance.choice((0, 3)), "margin": 1})
+            own = Policy(lag=chance.choice((0, 3)), late=settings["late"], margin=1, cold_reserve=0)
             settings["meters"] = {NAMES[1]: own}
         policy = Policy(**settings)
         provider: Any = SimulatedProvider(dict.fromkeys(NAMES[: setting.meters], 1))

@@ -27,7 +27,7 @@ from quotaguard.testing.search import Found, explore, told, wander
 pytestmark = pytest.mark.timeout(300)
 
 STATES = 5_000
-"""States that a search may visit in one size of a scope before a mutant has escaped it."""
+"""States that a search may visit in one size of a scope; an account gets a third of them."""
 
 HISTORIES = 2_000
 
@@ -355,7 +355,7 @@ MUTANTS = (
 def searched(scope: Scope, make: Callable[[Rules], Desk], seed: int) -> tuple[int, Found]:
     """Return what breaks first, and in which size: every way up to a bound, then at random."""
     for size, rules in enumerate(scope.sizes[:2]):
-        found = explore(rules, make, states=STATES, seed=seed)
+        found = explore(rules, make, states=STATES * scope.share // 3, seed=seed)
         if found.broken is not None:
             return size, found
     return 1, wander(scope.sizes[1], make, histories=HISTORIES, seed=seed)

@@ -112,6 +112,7 @@ class Account(RuleBasedStateMachine):
         self.terms = terms_of(provider, policy)
         self.books = Books()
         self.late = late
+        self.exclusive = exclusive
         self.period = period
         self.poll()
 
@@ -206,6 +207,7 @@ class Account(RuleBasedStateMachine):
         limit = self.vendor.limit(name)
         self.excused = self.excused or (limit is not None and self.gate(name) > limit)
 
+    @precondition(lambda self: not self.exclusive)
     @rule(name=st.sampled_from(METERS), count=units)
     def foreign(self, name: str, count: int) -> None:
         """Somebody else spends."""
