@@ -10,12 +10,13 @@ from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, Refusal, RefusalFacts
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
+from quotaguard.opening import remember_spent
 from quotaguard.quota.admission import refreshing
 from quotaguard.quota.allotment import NO_ROOM
 from quotaguard.quota.entries import Check, Touch
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.standing import Decision, Standing, decision, standing
-from quotaguard.quota.verdicts import Done, Granted
+from quotaguard.quota.verdicts import Done, Granted, Spent
 from quotaguard.reservation import MISSING, Reservation
 from quotaguard.spending import SWITCH, LazyStats, Spending, terms_of
 
@@ -53,10 +54,9 @@ _TESTED: weakref.WeakValueDictionary[int, MemoryLedger] = weakref.WeakValueDicti
 
 
 class Guard:
-    """Keeps the calls of one account within its quota.
+    """Keeps the calls of one account within its quota: threads, asyncio and trio at once.
 
-    One guard serves threads, asyncio and trio at once. It never raises anything
-    but a `Refusal` into a guarded call.
+    It never raises anything but a `Refusal` into a guarded call.
 
     ledger: where the books are kept: ``"memory://"`` (one for the process and
         account), or a ledger object.
@@ -237,10 +237,14 @@ class Guard:
         if quick is not None:
             return quick
         spending.rank(priority)
-        ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
         if SWITCH.off:
             return Decision(True, "quotaguard is disabled")  # noqa: FBT003
-        verdict = spending.post(Check(spending.units_of(cost), priority, ahead))  # type: ignore[arg-type] # as above
+        ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
+        counted = spending.units_of(cost)  # type: ignore[arg-type] # as above
+        changes = spending.holder.queue.changes
+        verdict = spending.post(Check(counted, priority, ahead))
+        if isinstance(verdict, Spent) and len(counted) == 1:
+            remember_spent(spending, counted, priority, verdict, changes)
         if isinstance(verdict, Done):
             return Decision(True, "a poll comes first")  # noqa: FBT003
         return decision(None if isinstance(verdict, Granted) else verdict)
@@ -346,7 +350,7 @@ class Guard:
         self._ledger.close()
 
     async def aclose(self) -> None:
-        """Close what the guard opened for polls. Reservations may still be ended."""
+        """Close as `close` does."""
         await self._spending.stats.aclose()
         self._ledger.close()
 

@@ -16,7 +16,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from quotaguard.errors import ConfigError
@@ -149,8 +148,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - anything that JSON knows
         return value
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value)
+    if type(value).__name__ == "Decimal":
+        return float(str(value))
     if isinstance(value, Mapping):
         return {_text(str(key)): _plain(item) for key, item in value.items()}
     return _text(str(value))

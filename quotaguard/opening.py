@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from quotaguard.errors import Refusal, RefusalFacts
+from quotaguard.errors import QuotaExhausted, Refusal, RefusalFacts
 from quotaguard.ledgers import Denial
 from quotaguard.quota.admission import Request
 
 if TYPE_CHECKING:
+    from quotaguard.quota.verdicts import Spent
     from quotaguard.reservation import Reservation
+    from quotaguard.spending import Spending
 
-__all__ = ["ASK", "MISSING", "remember", "request_of"]
+__all__ = ["ASK", "MISSING", "remember", "remember_spent", "request_of"]
 
 
 class _Missing:
@@ -68,3 +70,14 @@ def remember(wanting: Reservation, refusal: Refusal) -> None:
     count = wanting._cost[facts.meter]
     denial = Denial(count, wait, refusal.stays, type(refusal), facts, wanting._changes)
     holder.denials[facts.meter, wanting.priority] = denial
+
+
+def remember_spent(
+    spending: Spending, cost: dict[str, int], priority: str, spent: Spent, changes: int
+) -> None:
+    """Keep what a check of *cost* (one meter) found, for those who ask the same."""
+    ((meter, count),) = cost.items()
+    final = spent.heals is None and spending.policy.on_exhausted != "wait"
+    wait = math.inf if final else 0.0
+    denial = Denial(count, wait, spent.until, QuotaExhausted, spent.facts, changes)
+    spending.holder.denials[meter, priority] = denial

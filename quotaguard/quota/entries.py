@@ -108,7 +108,7 @@ class Reserve:
     def _plan(self, books: Books, verdict: Verdict, now: Moment, terms: Terms) -> Verdict:
         """Hand out the slot, or plan the poll that may change the verdict."""
         if isinstance(verdict, Later) and verdict.slot is not None:
-            if verdict.delay <= self.max_wait:
+            if verdict.delay <= self.max_wait and verdict.delay < math.inf:
                 last = books.slots.get(self.priority, -math.inf)
                 books.slots[self.priority] = max(last, verdict.slot)
             return verdict

@@ -11,9 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 __all__ = [
     "BARE_DATE_SKEW",
@@ -30,7 +32,7 @@ __all__ = [
     "units",
 ]
 
-Amount = int | float | Decimal
+Amount: TypeAlias = "int | float | Decimal"
 """What a user or a provider counts in: units of a meter, possibly fractional."""
 
 FRACTIONS = 1_000_000
@@ -83,6 +85,8 @@ def units(value: Amount, scale: int = 1, *, up: bool = True) -> int:
     """
     if type(value) is int:
         return value * scale
+    from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal  # noqa: PLC0415 - 8 ms, seldom needed
+
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         msg = f"{type(value).__name__} is not a number of units"
         raise ValueError(msg)

@@ -253,6 +253,7 @@ class Account(RuleBasedStateMachine):
         poll = ready[number % len(ready)]
         self.hear(poll)
         if again:
+            self.post(Touch())  # or it is this post that finds the period over
             before = self.told()
             self.polls.append(poll)
             self.hear(poll)
