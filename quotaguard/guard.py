@@ -225,7 +225,7 @@ class Guard:
     def check(self, cost: str | Cost, /, *, priority: str = "normal") -> Decision:
         """Return whether a call of *cost* would go now. Charges nothing, never polls.
 
-        Where a poll is due the call would make it first: then the answer is yes.
+        Yes, too, where a poll is due: the call would make it first.
 
         Raises:
             ConfigError: an operation, meter or priority is not known.
@@ -296,7 +296,7 @@ class Guard:
             return standing(spending.holder.books, spending.clock.now(), spending.terms)
 
     async def astanding(self) -> Standing:
-        """Return the account's whole picture, without polling."""
+        """Do as `standing` does."""
         return self.standing()
 
     def refresh(self) -> Standing:
@@ -375,10 +375,8 @@ class Guard:
         if row is None or picture.age is None:
             return f"<Guard {self.provider.name}: not read yet>"
         margin = f", margin {row.margin:,}" if row.margin else ""
-        return (
-            f"<Guard {self.provider.name}: {row.meter} {row.used:,}/{row.limit:,}{margin}, "
-            f"read {picture.age:,.0f} s ago>"
-        )
+        counts = f"{row.meter} {row.used:,}/{row.limit:,}{margin}"
+        return f"<Guard {self.provider.name}: {counts}, read {picture.age:,.0f} s ago>"
 
 
 def _denied(meter: str, facts: RefusalFacts) -> Decision:

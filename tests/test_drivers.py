@@ -233,12 +233,12 @@ async def test_a_cancelled_waiter_gives_its_slot_back(clock: FakeClock) -> None:
                 tasks.start_soon(wait)
                 while clock.waiting == 0:
                     await anyio.lowlevel.checkpoint()
-                promised = books.slots["normal"]
+                promised = books.slots[f"normal {MATCHES}"]
                 tasks.cancel_scope.cancel()
             return promised
 
         first = await cancelled_wait()
-        assert books.slots["normal"] < first
+        assert books.slots[f"normal {MATCHES}"] < first
         assert await cancelled_wait() == pytest.approx(first)
         assert clock.waiting == 0
         assert guard.standing()[MATCHES].reserved == 0

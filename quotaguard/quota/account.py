@@ -22,7 +22,7 @@ from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
 
-__all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict"]
+__all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict", "queue_of"]
 
 VERSION = 1
 """Of the books' state; a ledger that finds another one migrates or refuses."""
@@ -317,6 +317,11 @@ _NONE = Tally(at=0.0)
 
 def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None
     return Period(None, wall).ends_at
+
+
+def queue_of(meter: str, priority: str) -> str:
+    """Return the key in `Books.slots` of those who wait: each meter's line by itself."""
+    return f"{priority} {meter}"
 
 
 def _period(value: Any) -> Any:  # noqa: ANN401 - a period, told as a list

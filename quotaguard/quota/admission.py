@@ -202,7 +202,7 @@ def reserving(request: Request) -> Story:
         if late and not isinstance(verdict, Pending):
             return (yield from _refuse(request, verdict, error, now))
         yield Tell(_delayed(request, facts, delay, reason))
-        undo = None if slot is None else GiveBack(request.priority, slot, request.cost)
+        undo = None if slot is None else _return(request, slot, facts.meter)
         woken = yield Sleep(delay, request.priority, undo, polled=polled)
         if woken is None:
             error = yield from _poll_oneself(request)
@@ -211,6 +211,10 @@ def reserving(request: Request) -> Story:
             # Woken early there is news in the books: those behind must not wait for a poll.
             news = woken < now + delay
             now = woken
+
+
+def _return(request: Request, slot: float, meter: str) -> GiveBack:
+    return GiveBack(request.priority, slot, {meter: request.cost.get(meter, 0)})
 
 
 def _patience(request: Request, spent: Spent, left: float) -> float:

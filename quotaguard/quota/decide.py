@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quotaguard.errors import RefusalFacts
-from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict
+from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict, queue_of
 from quotaguard.quota.allotment import NO_ROOM, Lane
 from quotaguard.quota.lines import share_left, wait_for
 from quotaguard.quota.meter import MeterBooks, MeterTerms
@@ -201,7 +201,8 @@ def _line(
     limit = books.meters[name].limit
     if slack >= 1.0 or limit is None:
         return None
-    ahead = 0.0 if promised else max(0.0, books.slots.get(priority, -math.inf) - now.fast)
+    last = books.slots.get(queue_of(name, priority), -math.inf)
+    ahead = 0.0 if promised else max(0.0, last - now.fast)
     held = books.held_back(name, priority, now, terms)
     if not ahead and count <= room - held:
         return None
@@ -260,7 +261,7 @@ def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lan
             break
     shares = {}
     for priority in policy.slack:
-        waits = books.slots.get(priority, -math.inf) > now.fast
+        waits = books.slots.get(queue_of(name, priority), -math.inf) > now.fast
         held = books.held_back(name, priority, now, terms)
         # Below 0 where the line holds more: a call that ends for less than it took
         # gives its lane units back, and those are not yet above the line.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from quotaguard.errors import ProviderError, StatsForbidden
-from quotaguard.quota.account import Books, Posted, Terms
+from quotaguard.quota.account import Books, Posted, Terms, queue_of
 from quotaguard.quota.decide import judge, lanes
 from quotaguard.quota.events import PollFailed
 from quotaguard.quota.observing import Observe, ladder
@@ -109,8 +109,8 @@ class Reserve:
         """Hand out the slot, or plan the poll that may change the verdict."""
         if isinstance(verdict, Later) and verdict.slot is not None:
             if verdict.delay <= self.max_wait and verdict.delay < math.inf:
-                last = books.slots.get(self.priority, -math.inf)
-                books.slots[self.priority] = max(last, verdict.slot)
+                queue = queue_of(verdict.facts.meter, self.priority)
+                books.slots[queue] = max(books.slots.get(queue, -math.inf), verdict.slot)
             return verdict
         if isinstance(verdict, Spent):
             if verdict.heals is None:
@@ -162,7 +162,7 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """Return a slot that its waiter no longer wants."""
+    """Return a slot that its waiter no longer wants. *cost*: of the meter waited for."""
 
     priority: str
     slot: float
@@ -170,16 +170,15 @@ class GiveBack:
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Let those behind move up by what this one would have taken."""
-        last = books.slots.get(self.priority)
-        if last is None:
-            return Posted(Done())
-        gain = 0.0
         for name, count in self.cost.items():
+            queue = queue_of(name, self.priority)
+            last = books.slots.get(queue)
+            if last is None or books.period.length is None:
+                continue
             meter, policy = books.meter(name), terms.meters[name].policy
             held = (1.0 - policy.slack.get(self.priority, 0.0)) * (meter.limit or 0)
-            if held > 0 and books.period.length is not None:
-                gain = max(gain, count * books.period.length / held)
-        books.slots[self.priority] = max(now.fast, last - gain)
+            gain = count * books.period.length / held if held > 0 else 0.0
+            books.slots[queue] = max(now.fast, last - gain)
         return Posted(Done())
 
 

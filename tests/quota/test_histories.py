@@ -65,6 +65,7 @@ VARIANTS = {
     "period": Setting(period=True),
     "restart": Setting({"cold_reserve": 1.0}, restart=True),
     "meters": Setting(meters=3),
+    "lines of meters": Setting(meters=2, lines=True),
 }
 NAMES = ("a", "b", "c")
 
@@ -182,6 +183,9 @@ class Laws:
         elif isinstance(refusal, WaitTooLong) and refusal.facts.held_for is not None:
             slack = LINES_SLACK[call.priority]
             assert slack < 1.0, ("I13 critical waits for the limit alone", refusal)
+            kept = line(slack, share_left(self.simulator.books.period, now.wall), meter.limit)
+            waiting = self.waiting(name, call.priority)
+            assert waiting or gate + kept + count > meter.limit, ("line", name, gate, kept, count)
         else:
             assert isinstance(refusal, QuotaExhausted | WaitTooLong)
             assert gate + count > meter.limit, ("room", name, gate, count, meter.limit)
@@ -190,6 +194,12 @@ class Laws:
         if refusal.facts.retry_after is None and told and not self.refunded:
             margin = meter.margin(meter.asked_fast, mine)
             assert true + margin + count > meter.limit, ("proven room", name, true, count)
+
+    def waiting(self, name: str, priority: str) -> bool:
+        """Return whether others of this priority wait for this meter."""
+        line: Any = self.simulator.holder.queue
+        calls = [waiter._visit.call for _, waiter in line._callers.values() if waiter is not None]
+        return any(name in call.cost and call.priority == priority for call in calls)
 
     def _sums(self) -> None:
         """I7: what is held is what is open; what was spent does not fall. I9 follows."""
@@ -322,12 +332,12 @@ def vendor(setting: Setting, policy: Policy, chance: Random) -> SimulatedProvide
     lag = min(float(policy.of(name).lag) for name in names)  # type: ignore[arg-type]
     settings: dict[str, Any] = {}
     if setting.lines:
-        limits = {names[0]: chance.randint(40, 400)}
-        used = {names[0]: int(limits[names[0]] * chance.random())}  # type: ignore[operator]
+        limits = {name: chance.randint(40, 400) for name in names}
+        used = {name: int((limit or 0) * chance.random()) for name, limit in limits.items()}
         settings["period"] = 4096.0
         if chance.random() < 0.5:
             settings["period"] = 256.0
-    if setting.meters > 1:
+    if setting.meters > 2:
         limits[names[2]] = chance.choice((None, None, 0, 12))
     if setting.beyond:
         lag += chance.choice((3, 10, 40))
