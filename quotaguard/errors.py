@@ -80,6 +80,8 @@ class RefusalFacts:
 
 
 def _span(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "no known time"
     if seconds < 120:
         return f"{seconds:,.1f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

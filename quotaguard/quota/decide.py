@@ -152,7 +152,7 @@ def _facts(
 
 
 def _later(facts: RefusalFacts, delay: float, reason: str, slot: float | None = None) -> Later:
-    facts = replace(facts, retry_after=delay, reason=reason)
+    facts = replace(facts, retry_after=delay if delay < math.inf else None, reason=reason)
     return Later(facts, delay, reason, slot)
 
 

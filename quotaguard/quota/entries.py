@@ -68,9 +68,20 @@ class Reserve:
             return Posted(Due(claim))
         promised = self.slot is not None
         verdict = judge(books, self.cost, self.priority, now, terms, promised=promised)
+        waits = isinstance(verdict, Later) and verdict.delay <= self.max_wait
+        if promised and not waits:
+            self._step_out(books, now, terms)
         if verdict is None or self.forced or self._courtesy(verdict):
             return self._grant(books, now, terms)
         return Posted(self._plan(books, verdict, now, terms), events=ladder(books, now, terms))
+
+    def _step_out(self, books: Books, now: Moment, terms: Terms) -> None:
+        """Free the slot of one who goes sooner, or not at all: nobody must wait behind it."""
+        slot = self.slot or -math.inf
+        for name, count in self.cost.items():
+            if now.fast < slot <= books.slots.get(queue_of(name, self.priority), -math.inf):
+                GiveBack(self.priority, slot, {name: count}).apply(books, now, terms)
+                return
 
     def _courtesy(self, verdict: Verdict) -> bool:
         """Whether only a short pause is in the way of a call that waits for nothing.

@@ -191,7 +191,8 @@ class Laws:
             assert gate + count > meter.limit, ("room", name, gate, count, meter.limit)
         true = provider.used(name, self.simulator.elapsed) + self.simulator.coming[name]
         told = self.simulator.books.period == provider.period
-        if refusal.facts.retry_after is None and told and not self.refunded:
+        final = refusal.facts.retry_after is None and refusal.facts.held_for is None
+        if final and told and not self.refunded:
             margin = meter.margin(meter.asked_fast, mine)
             assert true + margin + count > meter.limit, ("proven room", name, true, count)
 
