@@ -39,9 +39,11 @@ def request_of(wanting: Reservation) -> Request:
     spending = wanting._spending
     spending.rank(wanting.priority)
     need = wanting._cost = spending.units_of(wanting._cost)
+    moved = None
     if wanting._borrowed is not None:
-        lent = wanting._borrowed[1]
-        need = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+        _, lent, moved = wanting._borrowed
+        lacks = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+        need = lacks or dict.fromkeys(need, 0)
     return Request(
         name=f"{wanting._holder.name}.{wanting.id}",
         cost=need,
@@ -51,6 +53,7 @@ def request_of(wanting: Reservation) -> Request:
         on_exhausted=spending.policy.on_exhausted,
         shadow=spending.policy.shadow,
         lanes=dict.fromkeys(wanting._holder.allotment.purses, 0),
+        moved=moved,
     )
 
 

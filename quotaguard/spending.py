@@ -15,6 +15,7 @@ from quotaguard.quota.events import Degraded, Event, Released, Reserved, Settled
 from quotaguard.quota.meter import MeterTerms
 from quotaguard.quota.policy import Duration, seconds
 from quotaguard.quota.polls import PollTerms
+from quotaguard.quota.rates import RateTerms
 from quotaguard.quota.readings import amount, units
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Spending:
         self.stats = stats
         self.background = background
         self.max_wait = float(policy.max_wait)  # type: ignore[arg-type] # a Policy holds seconds
-        self.odd = self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
+        self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
+        self.odd = self.fractional or bool(terms.rates.rates)
         self._log = log
         self._listeners = listeners
         self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
@@ -155,7 +157,7 @@ class Spending:
         known = self._plain.get(id(cost))
         if known is not None and known[0] is cost:
             return known[1]
-        if self.odd:
+        if self.fractional:
             return cost
         counted = self.units_of(cost)
         if cost.__class__ is MappingProxyType and len(self._plain) < _REMEMBERED:
@@ -326,6 +328,7 @@ def terms_of(provider: Provider, policy: Policy) -> Terms:
             name: MeterTerms.of(meter, policy.of(name)) for name, meter in provider.meters.items()
         },
         polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
+        rates=RateTerms(policy.rates, policy.slack, policy.shadow),  # type: ignore[arg-type] # as above
     )
 
 

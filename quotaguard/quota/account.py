@@ -18,8 +18,10 @@ from quotaguard.quota.allotment import Lane, Tally
 from quotaguard.quota.events import Degraded, Event, PeriodTurned, ThresholdCrossed
 from quotaguard.quota.lines import line, share_left
 from quotaguard.quota.meter import MeterBooks, MeterTerms
+from quotaguard.quota.pacing import RateBooks
 from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
+from quotaguard.quota.rates import NO_RATES, RateTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
 
 __all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict", "queue_of"]
@@ -39,6 +41,7 @@ class Terms:
     account: str
     meters: Mapping[str, MeterTerms]
     polls: PollTerms
+    rates: RateTerms = NO_RATES
 
     @property
     def settled(self) -> float:
@@ -84,6 +87,7 @@ class Books:
         "paused",
         "period",
         "polls",
+        "rates",
         "slots",
         "state_told",
     )
@@ -100,6 +104,7 @@ class Books:
         self.asked = self.asked_fast = -math.inf
         self.asked_wall: float | None = None
         self.slots: dict[str, float] = {}
+        self.rates = RateBooks()
         self.paused = -math.inf
         self.state_told = "fresh"
 
@@ -111,6 +116,8 @@ class Books:
         """Apply *entry* of *holder*, which reports its counts with it."""
         self.absorb(holder, report, now, terms)
         events = self._turn(now, terms)
+        if terms.rates.rates or self.rates.logs:
+            self.rates.begin(terms.rates, now.slow)
         posted = entry.apply(self, now, terms)
         self._hold(holder, posted)
         if events:
@@ -339,6 +346,7 @@ _STATES: Mapping[str, Any] = {
         for who, tallies in holders.items()
     },
     "polls": lambda polls: polls.state(),
+    "rates": lambda rates: rates.state(),
     "period": _period,
     "ended": _period,
     "slots": dict,
@@ -350,6 +358,7 @@ _BOOKS: Mapping[str, Any] = {
         for who, tallies in told.items()
     },
     "polls": Polls.of,
+    "rates": RateBooks.of,
     "period": _read_period,
     "ended": _read_period,
     "slots": dict,
