@@ -89,7 +89,7 @@ def lawful(went: Sequence[float], *rates: str) -> bool:
     return not any(
         later < first + rate.window
         for rate in map(Rate.parse, rates)
-        for first, later in zip(went, went[rate.count :], strict=False)
+        for first, later in zip(went, went[rate.requests :], strict=False)
     )
 
 

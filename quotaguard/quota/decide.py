@@ -57,10 +57,12 @@ def judge(
     pause = books.paused - now.fast if paused and now.fast < books.paused else 0.0
     if not pause and not books.rates.logs:
         return worst
+    delay, reason, place = _held(books, priority, pause, now, terms, slot=slot, moved=moved)
+    if not delay or (worst is not None and worst.delay >= delay):
+        return worst
     name = next(iter(cost), next(iter(terms.meters)))
     facts = _facts(books, name, cost.get(name, 0), priority, now, terms)
-    held = _held(books, facts, pause, now, terms, slot=slot, moved=moved)
-    return held if worst is None or (held and held.delay > worst.delay) else worst
+    return _later(facts, delay, reason, place)
 
 
 def judge_cost(
@@ -87,27 +89,27 @@ def judge_cost(
 
 def _held(
     books: Books,
-    facts: RefusalFacts,
+    priority: str,
     pause: float,
     now: Moment,
     terms: Terms,
     *,
     slot: Slot | None,
     moved: float | None,
-) -> Later | None:
-    """Return what holds the next request back for a while: the *pause*, a rate, nothing."""
+) -> tuple[float, str, RateSlot | None]:
+    """Return how long the *pause* or a rate holds the next request back, why, and its place."""
     rates = terms.rates
     if not books.rates.logs or (pause and rates.shadow):
-        return _later(facts, pause, PAUSED) if pause else None
-    behind = -rates.slack.get(facts.priority, 0.0)
+        return pause, PAUSED, None
+    behind = -rates.slack.get(priority, 0.0)
     mine = slot if isinstance(slot, RateSlot) else None
     start = now.slow + pause
     place, rate = books.rates.place(behind, now.slow, start, mine, moved)
     if place.at <= now.slow:
-        return None
+        return 0.0, "", None
     # A waiter whose clock rounds must not come back before it has moved.
     delay = max(place.at - now.slow, INSTANT)
-    return _later(facts, delay, f"the rate {rate}" if place.at > start else PAUSED, place)
+    return delay, f"the rate {rate}" if place.at > start else PAUSED, place
 
 
 def _rank(verdict: Verdict) -> float:

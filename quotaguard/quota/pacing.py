@@ -116,7 +116,7 @@ class RateLog:
         ahead: promised times and counts, in order, none before *slow*.
         moved: when the request went that is not counted, because this one replaces it.
         """
-        left = self.rate.count
+        left = self.rate.requests
         if not ahead and self.total < left:
             return -math.inf
         skipped = None if moved is None else self._where(moved, slow)
@@ -145,16 +145,16 @@ class RateLog:
     def state(self) -> list[Any]:
         """Return the log as JSON can carry it."""
         times = [list(entry) for entry in self.entries]
-        return [self.rate.count, self.rate.window, self.began, self.asked, times]
+        return [self.rate.requests, self.rate.window, self.began, self.asked, times]
 
     @classmethod
     def of(cls, state: Sequence[Any]) -> RateLog:
         """Return the log that `state` told."""
-        count, window, began, asked, times = state
-        log = cls(Rate(count, window), began)
+        requests, window, began, asked, times = state
+        log = cls(Rate(requests, window), began)
         log.asked = asked
-        log.entries = [(at, requests) for at, requests in times]
-        log.total = sum(requests for _, requests in log.entries)
+        log.entries = [(at, count) for at, count in times]
+        log.total = sum(count for _, count in log.entries)
         return log
 
 
@@ -187,6 +187,16 @@ class RateBooks:
                 del self.logs[name]
         if self.promises:
             self.promises = [one for one in self.promises if self.logs and one.at + LAPSE >= slow]
+
+    def restart(self, slow: float) -> None:
+        """Go on where those who waited are not (a fork), or by another clock (a reboot).
+
+        What went by a clock that is ahead of this one is said to have gone now.
+        """
+        self.promises.clear()
+        for log in self.logs.values():
+            log.entries = [(min(at, slow), count) for at, count in log.entries]
+            log.began, log.asked = min(log.began, slow), min(log.asked, slow)
 
     def enter(self, slow: float, moved: float | None = None) -> None:
         """Log a request that goes now. *moved*: instead of the one that went then."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from quotaguard.errors import ConfigError
-from quotaguard.quota.readings import nothing
+from quotaguard.quota.readings import NOTHING
 
 __all__ = ["LONGEST_WINDOW", "NO_RATES", "Rate", "RateTerms", "rates_of"]
 
@@ -18,22 +18,22 @@ SHORTEST_WINDOW = 0.001
 
 _UNITS: Mapping[str, float] = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
-_TEXT = re.compile(
+_TEXT = (
     r"\s*(?P<count>[0-9]{1,15})\s*/\s*"
     r"(?:(?P<window>[0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?P<unit>ms|s|m|h)?|(?P<each>ms|s|m|h))\s*"
 )
+# Compiled when the first rate is read: most policies have none.
 
 _EXAMPLE = 'write COUNT/WINDOW, such as rates=["100/60s", "10/1s"]'
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Rate:
-    """At most *count* requests of an account in any *window* seconds.
+class Rate(NamedTuple):
+    """At most so many *requests* of an account in any *window* seconds.
 
     ``str(rate)`` is the text that means the same, ``100/60s``, however it was written.
     """
 
-    count: int
+    requests: int
     window: float
 
     @classmethod
@@ -47,7 +47,7 @@ class Rate:
             msg = f"rates holds texts, not {type(text).__name__}: {_EXAMPLE}"
             raise ConfigError(msg)
         shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
-        found = _TEXT.fullmatch(text)
+        found = re.fullmatch(_TEXT, text)
         if found is None:
             msg = f"the rate {shown} cannot be read: {_EXAMPLE}"
             raise ConfigError(msg)
@@ -65,7 +65,7 @@ class Rate:
         return cls(count, window)
 
     def __str__(self) -> str:
-        return f"{self.count}/{self.window:.12g}s"
+        return f"{self.requests}/{self.window:.12g}s"
 
 
 _SHOWN = 60
@@ -83,15 +83,14 @@ def rates_of(value: Iterable[str | Rate]) -> tuple[Rate, ...]:
     return tuple(rate if isinstance(rate, Rate) else Rate.parse(rate) for rate in value)
 
 
-@dataclass(frozen=True, slots=True)
-class RateTerms:
+class RateTerms(NamedTuple):
     """What a guard's policy asks of the books about rates: the same for every entry.
 
     slack: by priority; the higher goes first. shadow: decide and tell, delay nobody.
     """
 
     rates: tuple[Rate, ...] = ()
-    slack: Mapping[str, float] = field(default_factory=nothing)
+    slack: Mapping[str, float] = NOTHING
     shadow: bool = False
 
 

@@ -97,7 +97,7 @@ def test_a_policy_with_rates_is_a_value() -> None:
     assert copy.deepcopy(policy) == policy
     assert policy.but(margin=3).rates == policy.rates
     assert policy.but(rates=()).rates == ()
-    assert "Rate(count=100, window=60.0)" in repr(policy)
+    assert "Rate(requests=100, window=60.0)" in repr(policy)
 
 
 def test_a_rate_is_the_whole_accounts() -> None:
@@ -192,15 +192,15 @@ class World:
         free = [self.slow]
         for each in self.rates:
             rate = Rate.parse(each)
-            if len(self.went) >= rate.count:
-                free.append(self.went[-rate.count] + rate.window)
+            if len(self.went) >= rate.requests:
+                free.append(self.went[-rate.requests] + rate.window)
         return max(free) - self.slow
 
     def lawful(self) -> bool:
         """Whether no window holds more than its count, as of the newest request."""
         for each in self.rates:
             rate = Rate.parse(each)
-            pairs = zip(self.went, self.went[rate.count :], strict=False)
+            pairs = zip(self.went, self.went[rate.requests :], strict=False)
             if any(later < first + rate.window for first, later in pairs):
                 return False
         return True
@@ -363,7 +363,7 @@ def scheduled(rates: Sequence[str], arrivals: Sequence[float]) -> list[float]:
     for at in sorted(arrivals):
         free = [at, *went[-1:]]
         for rate in map(Rate.parse, rates):
-            free += [went[-rate.count] + rate.window] if len(went) >= rate.count else []
+            free += [went[-rate.requests] + rate.window] if len(went) >= rate.requests else []
         went.append(max(free))
     return went
 
@@ -393,8 +393,8 @@ def test_many_calls_in_a_window_are_late_by_parts_of_it_only(rate: str, spread: 
     (parsed,) = Policy(rates=[rate]).rates
     assert isinstance(parsed, Rate)
     chance = Random(rate)
-    every = spread * parsed.window / parsed.count
-    arrivals = [each * every + every * chance.random() for each in range(4 * parsed.count)]
+    every = spread * parsed.window / parsed.requests
+    arrivals = [each * every + every * chance.random() for each in range(4 * parsed.requests)]
     world = World([rate])
     start = world.slow
     played(world, [(at, "normal") for at in arrivals])
@@ -521,6 +521,22 @@ def test_suspend_ends_no_window() -> None:
     world = World(["1/4s"])
     world.arrive("normal", 0.0)
     world.ahead += 3600.0
+    assert world.check().delay == 4.0
+
+
+def test_a_clock_that_starts_again_costs_a_window() -> None:
+    """After a reboot nobody waits, and what went is as young as it can be."""
+    world = World(["2/4s"])
+    world.arrive("normal", 0.0)
+    world.slow += 1.0
+    world.arrive("normal", 0.0)
+    world.arrive("normal", 1e9)
+    world.slow = 16.0
+    world.books.rates.restart(world.slow)
+    assert world.check().delay == 4.0
+    world.slow += 4.0
+    world.went.clear()
+    assert [world.arrive("normal", 0.0) for _ in range(2)] == [None, None]
     assert world.check().delay == 4.0
 
 
@@ -697,7 +713,7 @@ class Refills(_Logs):
     def begin(self, terms: RateTerms, slow: float) -> None:
         super().begin(terms, slow)
         for log in self.logs.values():
-            every = log.rate.window / log.rate.count
+            every = log.rate.window / log.rate.requests
             while log.entries and log.entries[0][0] + every <= slow:
                 log.remove(log.entries[0][0], log.entries[0][0])
 
@@ -794,6 +810,6 @@ def test_the_simulator_paces_too() -> None:
     figures = simulator.run(calls)
     assert (figures.sent, figures.refused, figures.overshoot) == (400, 0, 0)
     for rate in map(Rate.parse, ("20/60s", "2/s")):
-        pairs = zip(went, went[rate.count :], strict=False)
+        pairs = zip(went, went[rate.requests :], strict=False)
         assert all(later >= first + rate.window for (first, _), (later, _) in pairs)
     assert went[-1][0] - went[0][0] <= 400 / 20 * 60
