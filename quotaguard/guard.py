@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
+from quotaguard.asking import AsyncReports, Reports
 from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, Refusal, RefusalFacts
 from quotaguard.ledgers.memory import MemoryLedger
@@ -324,6 +325,19 @@ class Guard:
         if error is not None:
             raise error
         return self.standing()
+
+    @property
+    def reports(self) -> Reports:
+        """The provider's stats endpoints as typed records: ``guard.reports.stats()``.
+
+        Raises, when called: ProviderError; ConfigError for arguments that cannot be.
+        """
+        return Reports(self._spending)
+
+    @property
+    def areports(self) -> AsyncReports:
+        """The same for event loops: ``await guard.areports.stats()``."""
+        return AsyncReports(self._spending)
 
     def settle(self, reservation: int, actual: str | Cost, /) -> bool:
         """End a deferred reservation by its id: the webhook has told what it cost.

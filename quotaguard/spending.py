@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from quotaguard.errors import ConfigError, ProviderError
 from quotaguard.quota.account import Terms
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
     from quotaguard.quota.account import Entry
-    from quotaguard.quota.calls import Cost
+    from quotaguard.quota.calls import Cost, Report
     from quotaguard.quota.policy import Policy
     from quotaguard.quota.readings import Reading
     from quotaguard.quota.verdicts import Verdict
@@ -35,15 +35,23 @@ if TYPE_CHECKING:
 
 __all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
 
+T = TypeVar("T")
+
 
 class Exchange(Protocol):
     """What carries a poll: `quotaguard.stats.Stats`, imported when the first is made."""
 
-    def fetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
+    def fetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
 
-    async def afetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
+    async def afetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
+
+    def fetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
+
+    async def afetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -347,13 +355,21 @@ class LazyStats:
             self._stats = Stats(self._provider, client=self._client)
         return self._stats
 
-    def fetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
-        return self._made().fetch()
+    def fetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
+        return self._made().fetch(wall)
 
-    async def afetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
-        return await self._made().afetch()
+    async def afetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
+        return await self._made().afetch(wall)
+
+    def fetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
+        return self._made().fetch_report(report)
+
+    async def afetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
+        return await self._made().afetch_report(report)
 
     def close(self) -> None:
         """Let go of what is open."""

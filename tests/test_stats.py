@@ -31,7 +31,7 @@ from quotaguard.errors import (
     StatsUnreadable,
 )
 from quotaguard.providers import Provider
-from quotaguard.quota.calls import Outcome, StatsRequest
+from quotaguard.quota.calls import Outcome, Report, StatsRequest
 from quotaguard.quota.readings import Reading, Usage
 from quotaguard.stats import BODY_CAP, DEADLINE, Shelf, Stats
 
@@ -54,7 +54,7 @@ class Stub:
         self.url = url
         self.seen: list[Outcome] = []
 
-    def stats_request(self) -> StatsRequest:
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
         headers = {"authorization": f"Bearer {KEY}", "x-api-key": KEY, "Accept-Encoding": "br"}
         return StatsRequest("GET", self.url, headers)
 
@@ -246,7 +246,7 @@ def test_a_body_and_a_method_are_sent(fetch: Fetch) -> None:
         wire.send(_answer("200 OK", "", b'{"used": 1, "limit": 2}'))
 
     class Posting(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             return StatsRequest("POST", self.url, body=b"body!")
 
     with _serving(script) as server:
@@ -530,7 +530,7 @@ def test_a_request_that_cannot_be_made_is_a_failed_poll(fetch: Fetch) -> None:
     """A key that is fetched by a callable may not be there today."""
 
     class Keyless(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             raise KeyError(KEY)
 
     error = failure(fetch, Stats(cast("Provider", Keyless(""))))
@@ -542,7 +542,7 @@ def test_a_key_that_no_header_can_carry_is_a_failed_poll(fetch: Fetch) -> None:
     """The codec's exception quotes the key; ours does not."""
 
     class Umlaut(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             return StatsRequest("GET", self.url, {"x-api-key": KEY + "\N{SNOWMAN}\r\n"})
 
     with _serving(_answering()) as server:
@@ -554,7 +554,7 @@ def test_leaving_the_program_goes_through(fetch: Fetch) -> None:
     """SystemExit is not a failed poll, though the sync colour meets it in a thread."""
 
     class Exiting(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             raise SystemExit(3)
 
     with pytest.raises(SystemExit, match="3"):
@@ -586,11 +586,12 @@ def test_nothing_of_the_environment_is_used() -> None:
     """A proxy variable would hand the key to whoever set it."""
     program = (
         "import sys\n"
-        "from quotaguard.quota.calls import StatsRequest\n"
+        "from quotaguard.quota.calls import Report, StatsRequest\n"
         "from quotaguard.stats import Stats\n"
         "class Stub: name = 'stub'\n"
         "request = StatsRequest('GET', sys.argv[1])\n"
-        "print(Stats(Stub()).fetch_report(request, lambda outcome: outcome.status, key=1))\n"
+        "report = Report((1,), lambda: request, lambda outcome: outcome.status)\n"
+        "print(Stats(Stub()).fetch_report(report))\n"
     )
     proxy = f"http://127.0.0.1:{_closed_port()}"
     names = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -756,12 +757,12 @@ def test_asking_twice_for_a_report_costs_one_call(colour: str) -> None:
     timer = Timer()
 
     def report(stats: Stats, key: str) -> int:
-        request, seconds = _stub_of(stats).stats_request(), 5.0
+        asked = Report((key,), _stub_of(stats).stats_request, lambda outcome: outcome.status)
         if colour == "sync":
-            return stats.fetch_report(request, lambda o: o.status, key=key, seconds=seconds)
+            return stats.fetch_report(asked)
 
         async def ask() -> int:
-            return await stats.afetch_report(request, lambda o: o.status, key=key, seconds=seconds)
+            return await stats.afetch_report(asked)
 
         return anyio.run(ask, backend=colour)
 
@@ -793,10 +794,58 @@ def test_a_failed_report_is_not_kept() -> None:
 
     with _serving(_answering("500 Oops")) as server:
         stats = _stats_of(server.url)
-        request = _stub_of(stats).stats_request()
+        report = Report(("r",), _stub_of(stats).stats_request, parse)
         for _ in range(2):
             with pytest.raises(StatsUnreadable, match="status 500"):
-                stats.fetch_report(request, parse, key="r")
+                stats.fetch_report(report)
+        assert len(_asked(server)) == 2
+
+
+def test_an_empty_report_is_an_answer_too() -> None:
+    """A list without items is kept like any other record."""
+    with _serving(_answering()) as server:
+        stats = _stats_of(server.url)
+        ask = _stub_of(stats).stats_request
+        report: Report[tuple[int, ...]] = Report(("r",), ask, lambda _: ())
+        assert [stats.fetch_report(report), stats.fetch_report(report)] == [(), ()]
+        assert len(_asked(server)) == 1
+
+
+def _renewing(url: str, keys: list[str]) -> Stub:
+    """Return a stub whose key is refused, and which makes the next one of *keys*."""
+
+    class Renewing(Stub):
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+            return StatsRequest("GET", self.url, {"x-api-key": "old"}, again=self.renewed)
+
+        def renewed(self) -> StatsRequest:
+            return StatsRequest("GET", self.url, {"x-api-key": keys.pop(0)}, again=self.renewed)
+
+    return Renewing(url)
+
+
+def _refusing(*refused: bytes) -> Script:
+    def script(wire: Wire) -> None:
+        wire.read()
+        bad = any(b"x-api-key: " + key in wire.request for key in refused)
+        wire.send(_answer("401 No" if bad else "200 OK", "", b'{"used": 3, "limit": 9}'))
+
+    return script
+
+
+def test_a_key_that_is_refused_is_made_anew_once(fetch: Fetch) -> None:
+    """The poll goes on with the new key; the caller never learns of the old one."""
+    with _serving(_refusing(b"old")) as server:
+        stub = _renewing(server.url, ["new"])
+        assert fetch(Stats(cast("Provider", stub))).usages["units"].used == 3
+        assert len(_asked(server)) == 2
+
+
+def test_a_new_key_that_is_refused_too_is_a_refusal(fetch: Fetch) -> None:
+    """There is one try: who hammers a closed door is locked out."""
+    with _serving(_refusing(b"old", b"new")) as server:
+        stub = _renewing(server.url, ["new", "third"])
+        assert type(failure(fetch, Stats(cast("Provider", stub)))) is StatsForbidden
         assert len(_asked(server)) == 2
 
 
@@ -804,7 +853,7 @@ def test_reports_and_readings_do_not_share_keys() -> None:
     """A report that is called "stats" is not a reading."""
     with _serving(_answering()) as server:
         stats = _stats_of(server.url)
-        stats.fetch_report(_stub_of(stats).stats_request(), lambda _: "report", key="stats")
+        stats.fetch_report(Report(("stats",), _stub_of(stats).stats_request, lambda _: "report"))
         assert stats.recent() is None
 
 

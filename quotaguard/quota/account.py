@@ -164,8 +164,9 @@ class Books:
         if not self.live or period.end is None or now.wall < period.end + period.skew:
             return []
         earliest = now.slow - (now.wall - (period.end - period.skew))
-        for meter in self.meters.values():
-            meter.turn(earliest)
+        for name, meter in self.meters.items():
+            if terms.meters[name].resets:
+                meter.turn(earliest)
         length = period.length
         self.ended, self.live = period, False
         self.period = (
@@ -215,7 +216,7 @@ class Books:
         """Return the units that the line keeps from *priority* at this moment."""
         meter, policy = self.meters[name], terms.meters[name].policy
         slack = policy.slack.get(priority, 0.0)
-        if slack >= 1.0 or meter.limit is None:
+        if slack >= 1.0 or meter.limit is None or not terms.meters[name].resets:
             return 0
         share = share_left(self.period, now.wall, terms.meters[name].profile)
         return line(slack, share, meter.limit)
@@ -240,7 +241,7 @@ class Books:
             used=None if meter is None else amount(meter.likely() + meter.held, scale),
             headroom=None if room is None else amount(max(0, room), scale),
             margin=amount(margin, scale),
-            resets_at=self.period.ends_at if self.live else None,
+            resets_at=self.period.ends_at if self.live and mine.resets else None,
             read_at=_utc(self.asked_wall),
         )
 
@@ -267,7 +268,7 @@ class Books:
                     used=amount(used, scale),
                     limit=amount(meter.limit, scale),
                     headroom=amount(max(0, self.room(name, now, terms) or 0), scale),
-                    resets_at=self.period.ends_at,
+                    resets_at=self.period.ends_at if mine.resets else None,
                 )
             )
         return events

@@ -84,9 +84,10 @@ class Observe:
         guessed = books.ended is not None and not books.live
         if not first:
             books.ended = books.ended if guessed else books.period
-            for meter in books.meters.values():
-                meter.forget()
-                meter.read = False
+            for name, meter in books.meters.items():
+                if terms.meters[name].resets:
+                    meter.forget()
+                    meter.read = False
         books.period = told
         books.live = asked.wall < told.end + told.skew
         if not first and not guessed:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from quotaguard.quota.account import Books, Terms
 from quotaguard.quota.decide import judge
-from quotaguard.quota.readings import Moment, Period, amount
+from quotaguard.quota.readings import UNKNOWN_PERIOD, Moment, Period, amount
 from quotaguard.quota.verdicts import Later, Pending, Spent, Unknown, Verdict
 
 __all__ = ["Decision", "Row", "Standing", "decision", "standing"]
@@ -124,7 +124,7 @@ def _row(books: Books, name: str, now: Moment, terms: Terms) -> Row:
         reserved=amount(held, scale),
         headroom=None if room is None else amount(max(0, room), scale),
         margin=amount(meter.margin(now.fast, mine) if meter.limit is not None else 0, scale),
-        period=books.period,
+        period=books.period if mine.resets else UNKNOWN_PERIOD,
         delay=decision(judge(books, {name: scale}, priority, now, terms)).delay,
         read_at=Period(None, books.asked_wall).ends_at,
         drift=amount(meter.drift, scale),

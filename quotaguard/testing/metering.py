@@ -43,6 +43,7 @@ class Rules:
     main: what `Metering.spend` and other consumers spend; the first one is the
         meter with the quota that matters.
     quotas: per meter; None is unlimited. hard: a full meter refuses.
+    levels: meters that do not start again from 0 with a new period.
     used: counts at the start. lag, visible, other_rate, other_total, seed: see the
         knobs of a fake.
     """
@@ -50,6 +51,7 @@ class Rules:
     main: tuple[str, ...]
     quotas: Mapping[str, int | None]
     used: Mapping[str, int]
+    levels: frozenset[str] = frozenset()
     hard: bool = True
     lag: float = 0.0
     visible: Literal["fixed", "random"] = "fixed"
@@ -162,6 +164,14 @@ class Metering:
         """Let another consumer spend *count* units now; return how many were accepted."""
         return self.charge(self._rules.main, count=count)
 
+    def delete(self, meters: tuple[str, ...], count: int = 1) -> int:
+        """Take up to *count* units off each of *meters* again; return how many."""
+        with self._lock:
+            now = self._go_on()
+            freed = min(count, *(self._true[meter] for meter in meters))
+            self._book(meters, -freed, now)
+            return freed
+
     def full(self, gates: tuple[str, ...]) -> bool:
         """Whether one of *gates* has no room left, and refuses."""
         with self._lock:
@@ -210,9 +220,12 @@ class Metering:
         while self._turns_at <= now:
             self._until(self._turns_at)
             self._past.append(dict(self._true))
-            self._true = Counter(dict.fromkeys(self._true, 0))
-            self._shown = Counter(self._true)
-            self._pending.clear()
+            levels = self._rules.levels
+            self._true = Counter({m: n if m in levels else 0 for m, n in self._true.items()})
+            self._shown = Counter({m: n if m in levels else 0 for m, n in self._shown.items()})
+            kept = [(at, tuple(m for m in ms if m in levels), n) for at, ms, n in self._pending]
+            self._pending = [entry for entry in kept if entry[1]]
+            heapq.heapify(self._pending)
             self._billing = self._billing.next()
             self._turns_at = self._end()
         self._until(now)
@@ -257,7 +270,7 @@ class Metering:
         return max(0, min(left, default=1 << 62))
 
     def _book(self, meters: tuple[str, ...], count: int, at: float) -> None:
-        if count <= 0:
+        if not count:
             return
         rules = self._rules
         self._add(self._true, meters, count)
@@ -266,10 +279,11 @@ class Metering:
         elif rules.visible == "fixed":
             heapq.heappush(self._pending, (at + rules.lag, meters, count))
         else:
-            step = max(1, math.ceil(count / PARTS))
-            for place in range(0, count, step):
+            step = max(1, math.ceil(abs(count) / PARTS))
+            for place in range(0, abs(count), step):
                 due = at + self._random.uniform(0, rules.lag)
-                heapq.heappush(self._pending, (due, meters, min(step, count - place)))
+                part = min(step, abs(count) - place)
+                heapq.heappush(self._pending, (due, meters, part if count > 0 else -part))
 
     @staticmethod
     def _add(counts: Counter[str], meters: tuple[str, ...], count: int) -> None:

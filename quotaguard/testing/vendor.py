@@ -6,14 +6,16 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from quotaguard.clock import Clock, SystemClock
 from quotaguard.errors import ConfigError
+from quotaguard.quota.readings import NOTHING
 from quotaguard.testing.metering import Metering, Rules
 from quotaguard.testing.server import Fault, LoopbackServer, Reply, Request
+from quotaguard.testing.spoiling import WIRE, Spoil
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -233,8 +235,45 @@ class FakeVendor(ABC):
         self._scripts["calls"].add(faults)
         self._scripts["stats"].add(stats)
 
+    statuses: Mapping[str, tuple[int, str, tuple[tuple[str, str], ...]]] = NOTHING
+    """Faults that are an answer: status, message and headers."""
+
+    stats_faults: Mapping[str, Spoil] = NOTHING
+    """Faults of stats answers that spoil an honest one."""
+
     @abstractmethod
-    def _answer(self, request: Request) -> Reply | Fault: ...
+    def _route(self, request: Request) -> Reply | Fault:
+        """Answer *request*, with `_spoiled` where a script may have a say."""
+
+    @abstractmethod
+    def _told(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+        """Return the vendor's way to tell an error."""
+
+    def _answer(self, request: Request) -> Reply | Fault:
+        answer, latency = self._route(request), self._knobs.latency
+        if latency <= 0:
+            return answer
+        if isinstance(answer, Fault):
+            return replace(answer, reply=replace(answer.reply, delay=answer.reply.delay + latency))
+        return replace(answer, delay=answer.delay + latency)
+
+    def _spoiled(
+        self, script: str, request: Request, honest: Callable[[Request], Reply]
+    ) -> Reply | Fault:
+        """Return what the next step of a script makes of the *honest* answer, which meters."""
+        step = self._scripts[script].next(request)
+        if step is None:
+            return honest(request)
+        if isinstance(step, Reply | Fault):
+            return step
+        if step in self.statuses:
+            return self._told(*self.statuses[step])
+        if step in self.stats_faults:
+            reply = honest(request)
+            return self.stats_faults[step](reply, self.url) if reply.status == 200 else reply
+        name = step.removesuffix("-free")
+        reply = honest(request) if name == step else self._told(200, "OK")
+        return Fault(WIRE[name], reply)
 
     def __enter__(self) -> Self:
         if self._server.url:
