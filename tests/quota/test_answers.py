@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quotaguard.errors import StatsUnavailable, StatsUnreadable
-from quotaguard.quota.answers import MOST_PAUSE, Faults, paused, retry_after
+from quotaguard.quota.answers import MOST_PAUSE, Faults, dated, paused, retry_after
 from quotaguard.quota.calls import Evidence, Outcome
 from quotaguard.quota.fields import Fields
 from quotaguard.quota.secret import Secret
@@ -104,3 +104,12 @@ def test_a_broken_answer_names_its_place() -> None:
     for body in (b"", b"<html>", b"[]", b'{"usage": 1}', None):
         with pytest.raises(StatsUnreadable):
             faults.read(Outcome(200, {}, body), build)
+
+
+def test_the_date_of_an_answer_is_that_of_its_making() -> None:
+    """What a cache has kept is of another time."""
+    date = "Wed, 25 Nov 2026 12:00:00 GMT"
+    assert dated({"date": date}) == NOON.timestamp()
+    assert dated({"date": date, "age": "30"}) is None
+    assert dated({"date": "yesterday"}) is None
+    assert dated({}) is None
