@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from quotaguard import (
     Guard,
     NoSubscription,
     Policy,
+    ProviderError,
     QuotaExhausted,
     QuotaUnknown,
     Refusal,
@@ -575,6 +577,53 @@ def test_what_a_function_raises_is_told_by_its_class_alone(build: Build) -> None
     for said in (str(caught.value), str(caught.value.__cause__), failed.reason):
         assert "RuntimeError" in said
         assert KEY not in said
+
+
+def shown(error: BaseException | None) -> str:
+    """Return all that a crash reporter would send of *error*, our frames' values included."""
+    said = []
+    while error is not None:
+        said += [str(error), repr(error), repr(error.__dict__)]
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "/quotaguard/" in frame.f_code.co_filename:
+                said += [repr(value) for value in frame.f_locals.values()]
+        error = error.__cause__ or error.__context__
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
+def test_no_key_shows_anywhere(build: Build, caplog: pytest.LogCaptureFixture, colour: str) -> None:
+    """Not one that was handed out, nor what came instead of one: logs, events, errors."""
+    canary = "eyJ-canary-77f0"
+    given = iter([canary, f"{canary}-2", f"{canary}\n3", canary])
+
+    def login() -> str:
+        said = next(given, None)
+        if said is None:
+            raise RuntimeError(canary)
+        return said
+
+    caplog.set_level("DEBUG", logger="quotaguard")
+    house = build(
+        lambda url: SegOps(token=login, base_url=url),
+        policy=Policy(on_stale="closed"),
+        tokens={canary: 60},
+        headers={},
+    )
+    refresh = waiting(house, colour)
+    refresh()
+    house.clock.advance(60)
+    said = [repr(house.guard), repr(house.guard.provider), repr(house.guard.areports)]
+    for _ in range(4):
+        with pytest.raises(ProviderError) as caught:
+            refresh()
+        said.append(shown(caught.value))
+    house.clock.advance(10_000)
+    with pytest.raises(QuotaUnknown) as refused:
+        house.track()
+    said += [shown(refused.value), caplog.text, *map(repr, house.told)]
+    assert len(caplog.records) >= 5
+    assert canary not in "\n".join(said)
 
 
 def test_a_wrong_key_stops_the_polls(build: Build) -> None:
