@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.providers.segops import SegOps, SegOpsChoices
     from quotaguard.quota.policy import Policy
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "QuotaGuardError",
     "QuotaUnknown",
     "Refusal",
+    "SegOps",
+    "SegOpsChoices",
     "StatsForbidden",
     "StatsUnavailable",
     "StatsUnreadable",
@@ -53,6 +56,8 @@ _HOMES = {
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
     "Policy": "quotaguard.quota.policy",
+    "SegOps": "quotaguard.providers.segops",
+    "SegOpsChoices": "quotaguard.providers.segops",
 }
 
 

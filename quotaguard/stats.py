@@ -259,11 +259,13 @@ class Stats:
 
         try:
             with anyio.fail_after(self._deadline):
-                request = ask()
+                # Where the user's own code is asked for a key, it may ask somebody else.
+                aside = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+                slow = getattr(self._provider, "asks_for_key", False)
+                request = await aside(ask) if slow else ask()
                 outcome = await self._exchange_async(request, anyio.CancelScope())
                 if outcome.status == 401 and request.again is not None:
-                    # The user's own code, which may ask somebody for a new key.
-                    request = await anyio.to_thread.run_sync(request.again)
+                    request = await aside(request.again)
                     outcome = await self._exchange_async(request, anyio.CancelScope())
                 return outcome
         except Exception as error:  # noqa: BLE001 - every fault on the way is a failed poll

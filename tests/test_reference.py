@@ -18,14 +18,17 @@ from typing import Any
 
 import pytest
 
-from quotaguard import FullContact, Guard, Policy, errors, logs
+from quotaguard import FullContact, Guard, Policy, SegOps, SegOpsChoices, errors, logs
 from quotaguard import reservation as reservations
 from quotaguard.clients.exchange import Receipt
+from quotaguard.providers import Provider
 from quotaguard.quota import events
 from quotaguard.quota.calls import Bill, Call, Outcome
 from quotaguard.quota.standing import Decision, Row, Standing
 from quotaguard.reservation import MISSING, Reservation
 from quotaguard.testing.fullcontact import FullContactKnobs
+from quotaguard.testing.segops import SegOpsKnobs
+from quotaguard.testing.vendor import Knobs
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "quotaguard"
@@ -48,26 +51,26 @@ def plain(text: str) -> str:
 # -- policy -------------------------------------------------------------------
 
 
-def meanings() -> dict[str, str]:
-    """Return what the docstring of `Policy` says of each setting."""
-    said = plain((inspect.getdoc(Policy) or "").partition("\n\n")[2].partition("Raises:")[0])
-    names = "|".join(field.name for field in dataclasses.fields(Policy))
+def meanings(kind: type[Any] = Policy) -> dict[str, str]:
+    """Return what the docstring of `Policy`, or of another record, says of each setting."""
+    said = plain((inspect.getdoc(kind) or "").partition("\n\n")[2].partition("Raises:")[0])
+    names = "|".join(field.name for field in dataclasses.fields(kind))
     parts = re.split(rf"(?:^|(?<=\. ))({names}): ", said)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def default(field: dataclasses.Field[Any]) -> str:
+def default(field: dataclasses.Field[Any], kind: type[Any]) -> str:
     """Return a setting's default as one would write it."""
-    value = getattr(Policy(), field.name)
+    value = getattr(kind(), field.name)
     shown = dict(value) if isinstance(value, Mapping) else value
     return f"`{json.dumps(shown)}`" if isinstance(shown, str | dict) else f"`{shown!r}`"
 
 
-def settings() -> str:
-    """Return the settings of a policy."""
-    said = meanings()
-    rows = ((f"`{f.name}`", default(f), said[f.name]) for f in dataclasses.fields(Policy))
-    return table(("setting", "default", "meaning"), rows)
+def settings(kind: type[Any] = Policy, head: str = "setting") -> str:
+    """Return the settings of a policy, or of another record that is all defaults."""
+    said = meanings(kind)
+    rows = ((f"`{f.name}`", default(f, kind), said[f.name]) for f in dataclasses.fields(kind))
+    return table((head, "default", "meaning"), rows)
 
 
 # -- events -------------------------------------------------------------------
@@ -97,7 +100,10 @@ def tree() -> str:
     return f"```text\n{inspect.cleandoc(drawn[1])}\n```"
 
 
-# -- FullContact ---------------------------------------------------------------
+# -- providers -----------------------------------------------------------------
+
+FULLCONTACT = FullContact(api_key="test-key")
+SEGOPS = SegOps(api_key="test-key")
 
 ENRICH = Call("POST", "https://api.fullcontact.com", "/v3/person.enrich", {}, b'{"email":"a@b.c"}')
 HOOKED = ENRICH._replace(body=b'{"email":"a@b.c","webhookUrl":"https://b.c"}')
@@ -120,14 +126,30 @@ ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
     ("503", ENRICH, 503, None),
 ]
 
+EVENT = Call("POST", "https://api.segops.ai", "/api/ingestion/track/", {}, b"{}")
+EVENTS = EVENT._replace(path="/api/ingestion/track/batch/", body=b'{"events":[{},{},{}]}')
+SEGMENT = EVENT._replace(path="/api/segments/")
 
-def meters() -> str:
-    """Return the operations of FullContact and what they reserve, and its meters."""
+SEGOPS_ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
+    ("202 to an event", EVENT, 202, None),
+    ('202 to a batch, `{"queued": 2, "skipped": 1}`', EVENTS, 202, b'{"queued":2,"skipped":1}'),
+    ("202 to a batch, not to be read", EVENTS, 202, b""),
+    ("200, 201 to a segment", SEGMENT, 201, None),
+    ("other 2xx", EVENT, 200, None),
+    ("3xx", EVENT, 301, None),
+    ("400, 401, 402, 403, 404, 405 and other 4xx", EVENT, 403, b""),
+    ("429", EVENT, 429, b""),
+    ("5xx", EVENT, 500, None),
+]
+
+
+def meters(provider: Provider) -> str:
+    """Return the operations of a provider and what they reserve, and its meters."""
     held = (
         (f"`{name}`", ", ".join(f"`{meter}` {units}" for meter, units in cost.items()))
-        for name, cost in sorted(FullContact.operations.items())
+        for name, cost in sorted(provider.operations.items())
     )
-    kinds = ((f"`{name}`", meter.kind) for name, meter in FullContact.meters.items())
+    kinds = ((f"`{name}`", meter.kind) for name, meter in provider.meters.items())
     return "\n\n".join([table(("operation", "reserves"), held), table(("meter", "kind"), kinds)])
 
 
@@ -139,15 +161,16 @@ def spent(bill: Bill) -> str:
         return "unknown: counted in full until a reading proves otherwise"
     paid = [f"`{meter.rpartition('.')[2]}` {units}" for meter, units in bill.cost.items() if units]
     evidence = [f"{', '.join(e.meters)} is {e.kind}" for e in bill.evidence if e.meters]
+    evidence += ["a pause" for e in bill.evidence if e.kind == "pause"]
+    evidence += ["a poll is wanted now" for e in bill.evidence if e.kind == "doubt"]
     return "; ".join([", ".join(paid) or "nothing", *evidence])
 
 
-def answers() -> str:
+def answers(provider: Provider, cases: list[tuple[str, Call, int, bytes | None]]) -> str:
     """Return what each kind of answer costs."""
-    vendor = FullContact(api_key="test-key")
     rows = (
-        (name, spent(vendor.bill(call, Outcome(status, {}, body))))
-        for name, call, status, body in ANSWERS
+        (name, spent(provider.bill(call, Outcome(status, {}, body))))
+        for name, call, status, body in cases
     )
     return table(("answer", "settled as"), rows)
 
@@ -227,8 +250,11 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("policy.md", "Settings"): settings,
     ("events.md", "The records"): records,
     ("errors.md", "The tree"): tree,
-    ("fullcontact.md", "Operations and meters"): meters,
-    ("fullcontact.md", "What an answer costs"): answers,
+    ("fullcontact.md", "Operations and meters"): lambda: meters(FULLCONTACT),
+    ("fullcontact.md", "What an answer costs"): lambda: answers(FULLCONTACT, ANSWERS),
+    ("segops.md", "Operations and meters"): lambda: meters(SEGOPS),
+    ("segops.md", "What an answer costs"): lambda: answers(SEGOPS, SEGOPS_ANSWERS),
+    ("segops.md", "Choices"): lambda: settings(SegOpsChoices, "choice"),
     ("guard.md", "Guard"): lambda: verbs(Guard),
     ("guard.md", "Reservation"): lambda: verbs(Reservation),
     ("guard.md", "Receipt"): lambda: described(Receipt.__doc__ or ""),
@@ -260,9 +286,10 @@ def test_a_section_is_what_the_code_says(page: str, heading: str) -> None:
     assert parted(text, heading)[1] == SECTIONS[page, heading]().rstrip()
 
 
-def test_every_setting_has_its_meaning() -> None:
-    """The docstring of Policy leaves none out."""
-    assert set(meanings()) == {field.name for field in dataclasses.fields(Policy)}
+@pytest.mark.parametrize("kind", [Policy, SegOpsChoices])
+def test_every_setting_has_its_meaning(kind: type[Any]) -> None:
+    """The docstring leaves none out."""
+    assert set(meanings(kind)) == {field.name for field in dataclasses.fields(kind)}
 
 
 def named(page: Path, heading: str) -> set[str]:
@@ -318,6 +345,15 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
         lambda: (
             {field.name for field in dataclasses.fields(FullContactKnobs)}
             - {"misses_quota", "company_quota"}
+        ),
+    ),
+    ("segops.md", "Reports", lambda: set(SEGOPS.reports)),
+    (
+        "segops.md",
+        "The fake",
+        lambda: (
+            {field.name for field in dataclasses.fields(SegOpsKnobs)}
+            - {field.name for field in dataclasses.fields(Knobs)}
         ),
     ),
 ]

@@ -153,6 +153,16 @@ class Metering:
             self._book(meters, accepted, now)
             return accepted
 
+    def charge_all(self, counts: Mapping[str, int]) -> bool:
+        """Charge each meter a count of its own, all of them or none; return whether."""
+        with self._lock:
+            now = self._go_on()
+            if any(self._room((meter,)) < count for meter, count in counts.items()):
+                return False
+            for meter, count in counts.items():
+                self._book((meter,), count, now)
+            return True
+
     def charge_late(
         self, delay: float, meters: tuple[str, ...], gates: tuple[str, ...] = ()
     ) -> None:
