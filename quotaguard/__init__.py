@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Policy
+    from quotaguard.quota.standing import Standing
 
 __all__ = [
     "ConfigError",
     "CostTooLarge",
+    "Forecast",
     "FullContact",
     "Guard",
     "LedgerError",
@@ -42,6 +45,7 @@ __all__ = [
     "QuotaGuardError",
     "QuotaUnknown",
     "Refusal",
+    "Standing",
     "StatsForbidden",
     "StatsUnavailable",
     "StatsUnreadable",
@@ -49,10 +53,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Forecast": "quotaguard.quota.forecast",
     "FullContact": "quotaguard.providers.fullcontact",
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
     "Policy": "quotaguard.quota.policy",
+    "Standing": "quotaguard.quota.standing",
 }
 
 

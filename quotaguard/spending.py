@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from quotaguard.errors import ConfigError, ProviderError
 from quotaguard.quota.account import Terms
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Entry
+    from quotaguard.quota.account import Books, Entry
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.policy import Policy
-    from quotaguard.quota.readings import Reading
+    from quotaguard.quota.readings import Moment, Reading
     from quotaguard.quota.verdicts import Verdict
     from quotaguard.reservation import Reservation
     from quotaguard.stats import Stats
+
+    _Picture = TypeVar("_Picture")
 
 __all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
 
@@ -204,6 +206,12 @@ class Spending:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
+
+    def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
+        """Return what *draw* makes of the books as they stand now. Never polls."""
+        self.post(Touch())
+        with self.holder.lock:
+            return draw(self.holder.books, self.clock.now(), self.terms)
 
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the units that may still be safely spent, None for unlimited."""
