@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from random import Random
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from quotaguard import Policy
 from quotaguard.quota.account import Books, Terms
 from quotaguard.quota.entries import Blocked, Touch
-from quotaguard.quota.forecast import EARLY, ForecastRow, forecast
+from quotaguard.quota.forecast import EARLY, Forecast, ForecastRow, forecast
 from quotaguard.quota.lines import share_left
 from quotaguard.quota.meter import MeterTerms
 from quotaguard.quota.observing import Observe
@@ -349,6 +349,7 @@ def test_fractions_are_told_as_they_are_counted() -> None:
     row = expected(12 * FRACTIONS + 500_000, 20 * FRACTIONS, scale=FRACTIONS)
     assert (row.used, row.limit) == (12.5, 20)
     assert row.expected_at_end == pytest.approx(25)
+    assert row.expected_overage == pytest.approx(5)
     assert row.burn_rate == pytest.approx(float(Fraction(25, 2) / (15 * 86_400)))
 
 
@@ -488,6 +489,17 @@ def test_rows_can_be_asked_for_by_meter() -> None:
     assert "deals" not in told
     with pytest.raises(KeyError):
         told["deals"]
+
+
+def test_the_first_is_the_meter_that_runs_out_first() -> None:
+    """The earliest date; where two are one, the meter that the provider names first."""
+    calm, late, soon = (expected(used, 1000) for used in (100, 600, 900))
+    assert Forecast("p", "a", (calm, late, soon, late)).first is soon
+    twin = replace(soon, meter="deals")
+    assert Forecast("p", "a", (late, soon, twin)).first is soon
+    assert Forecast("p", "a", (late, twin, soon)).first is twin
+    assert Forecast("p", "a", (calm,)).first is None
+    assert Forecast("p", "a", ()).first is None
 
 
 def test_the_words_for_people() -> None:
