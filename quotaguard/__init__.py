@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
     from quotaguard.providers.segops import SegOps, SegOpsChoices
+    from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Policy
+    from quotaguard.quota.standing import Standing
 
 __all__ = [
     "ConfigError",
     "CostTooLarge",
+    "Forecast",
     "FullContact",
     "Guard",
     "LedgerError",
@@ -45,6 +48,7 @@ __all__ = [
     "Refusal",
     "SegOps",
     "SegOpsChoices",
+    "Standing",
     "StatsForbidden",
     "StatsUnavailable",
     "StatsUnreadable",
@@ -52,12 +56,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Forecast": "quotaguard.quota.forecast",
     "FullContact": "quotaguard.providers.fullcontact",
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
     "Policy": "quotaguard.quota.policy",
     "SegOps": "quotaguard.providers.segops",
     "SegOpsChoices": "quotaguard.providers.segops",
+    "Standing": "quotaguard.quota.standing",
 }
 
 

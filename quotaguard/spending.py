@@ -16,6 +16,7 @@ from quotaguard.quota.meter import MeterTerms
 from quotaguard.quota.policy import Duration, seconds
 from quotaguard.quota.polls import PollTerms
 from quotaguard.quota.readings import amount, units
+from quotaguard.quota.theirs import theirs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Entry
+    from quotaguard.quota.account import Books, Entry
     from quotaguard.quota.calls import Cost, Report
     from quotaguard.quota.policy import Policy
-    from quotaguard.quota.readings import Reading
+    from quotaguard.quota.readings import Moment, Reading
     from quotaguard.quota.verdicts import Verdict
     from quotaguard.reservation import Reservation
     from quotaguard.stats import Stats
+
+    _Picture = TypeVar("_Picture")
 
 __all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
 
@@ -212,6 +215,13 @@ class Spending:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
+
+    def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
+        """Return what *draw* makes of the books as they stand now. Never polls."""
+        self.post(Touch())
+        with self.holder.lock:
+            books = self.holder.books
+            return draw(books, theirs(books.ahead, self.clock.now()), self.terms)
 
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the units that may still be safely spent, None for unlimited."""

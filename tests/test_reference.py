@@ -24,6 +24,7 @@ from quotaguard.clients.exchange import Receipt
 from quotaguard.providers import Provider
 from quotaguard.quota import events
 from quotaguard.quota.calls import Bill, Call, Outcome
+from quotaguard.quota.forecast import Forecast, ForecastRow
 from quotaguard.quota.standing import Decision, Row, Standing
 from quotaguard.reservation import MISSING, Reservation
 from quotaguard.testing.fullcontact import FullContactKnobs
@@ -261,6 +262,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("guard.md", "Decision"): lambda: described(Decision.__doc__ or ""),
     ("guard.md", "Standing"): lambda: described(Standing.__doc__ or ""),
     ("guard.md", "Row"): lambda: described(Row.__doc__ or ""),
+    ("guard.md", "Forecast"): lambda: described(Forecast.__doc__ or ""),
+    ("guard.md", "ForecastRow"): lambda: described(ForecastRow.__doc__ or ""),
 }
 
 
