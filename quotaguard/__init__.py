@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.providers.octanist import Octanist, OctanistChoices
     from quotaguard.quota.policy import Policy
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "LedgerUnavailable",
     "MemoryLedger",
     "NoSubscription",
+    "Octanist",
+    "OctanistChoices",
     "Policy",
     "ProviderError",
     "QuotaExhausted",
@@ -52,6 +55,8 @@ _HOMES = {
     "FullContact": "quotaguard.providers.fullcontact",
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
+    "Octanist": "quotaguard.providers.octanist",
+    "OctanistChoices": "quotaguard.providers.octanist",
     "Policy": "quotaguard.quota.policy",
 }
 
