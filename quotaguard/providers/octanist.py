@@ -134,7 +134,7 @@ class Octanist:
         ConfigError: the key, the account, the URL or the choices cannot be used.
     """
 
-    __slots__ = ("_account", "_bills", "_choices", "_faults", "_key", "_origin", "_paths", "_url")
+    __slots__ = ("_account", "_choices", "_faults", "_key", "_origin", "_paths", "_settled", "_url")
 
     name: str = _NAME  # not Final: to pyright no ClassVar fits a Protocol's property
     meters: Mapping[str, Meter] = _METERS
@@ -165,7 +165,7 @@ class Octanist:
         self._url = f"{self._origin}{prefix}/api/stats"
         self._paths = frozenset({f"{prefix}/api/leads", f"{prefix}/api/leads/"})
         self._choices = choices
-        self._bills = {
+        self._settled = {
             **dict.fromkeys(_CREATED, _BILLS["billed"]),
             # Nobody documents it, but it is HTTP's own word for a plan that is used up.
             402: Bill(NOTHING, (Evidence("doubt"),)),
@@ -237,7 +237,7 @@ class Octanist:
         status = outcome.status
         if status in _CREATED and self._choices.unsuccessful != "billed":
             return self._by_body(outcome)
-        bill = self._bills.get(status)
+        bill = self._settled.get(status)
         if bill is None:
             bill = _BILLS["free" if status in _TURNED_AWAY else "unknown"]
         pause = paused(outcome)
