@@ -18,14 +18,16 @@ from typing import Any
 
 import pytest
 
-from quotaguard import FullContact, Guard, Policy, errors, logs
+from quotaguard import FullContact, Guard, Octanist, OctanistChoices, Policy, errors, logs
 from quotaguard import reservation as reservations
 from quotaguard.clients.exchange import Receipt
+from quotaguard.providers import Provider
 from quotaguard.quota import events
 from quotaguard.quota.calls import Bill, Call, Outcome
 from quotaguard.quota.standing import Decision, Row, Standing
 from quotaguard.reservation import MISSING, Reservation
 from quotaguard.testing.fullcontact import FullContactKnobs
+from quotaguard.testing.octanist import OctanistKnobs
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "quotaguard"
@@ -48,26 +50,28 @@ def plain(text: str) -> str:
 # -- policy -------------------------------------------------------------------
 
 
-def meanings() -> dict[str, str]:
-    """Return what the docstring of `Policy` says of each setting."""
-    said = plain((inspect.getdoc(Policy) or "").partition("\n\n")[2].partition("Raises:")[0])
-    names = "|".join(field.name for field in dataclasses.fields(Policy))
+def meanings(kind: type) -> dict[str, str]:
+    """Return what the docstring of *kind* says of each setting."""
+    said = plain((inspect.getdoc(kind) or "").partition("\n\n")[2].partition("Raises:")[0])
+    names = "|".join(field.name for field in dataclasses.fields(kind))
     parts = re.split(rf"(?:^|(?<=\. ))({names}): ", said)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def default(field: dataclasses.Field[Any]) -> str:
+def default(value: object) -> str:
     """Return a setting's default as one would write it."""
-    value = getattr(Policy(), field.name)
     shown = dict(value) if isinstance(value, Mapping) else value
     return f"`{json.dumps(shown)}`" if isinstance(shown, str | dict) else f"`{shown!r}`"
 
 
-def settings() -> str:
-    """Return the settings of a policy."""
-    said = meanings()
-    rows = ((f"`{f.name}`", default(f), said[f.name]) for f in dataclasses.fields(Policy))
-    return table(("setting", "default", "meaning"), rows)
+def settings(kind: type, head: str = "setting") -> str:
+    """Return the settings of a policy, or of a provider's choices."""
+    said, made = meanings(kind), kind()
+    rows = (
+        (f"`{f.name}`", default(getattr(made, f.name)), said[f.name])
+        for f in dataclasses.fields(kind)
+    )
+    return table((head, "default", "meaning"), rows)
 
 
 # -- events -------------------------------------------------------------------
@@ -97,7 +101,7 @@ def tree() -> str:
     return f"```text\n{inspect.cleandoc(drawn[1])}\n```"
 
 
-# -- FullContact ---------------------------------------------------------------
+# -- providers -----------------------------------------------------------------
 
 ENRICH = Call("POST", "https://api.fullcontact.com", "/v3/person.enrich", {}, b'{"email":"a@b.c"}')
 HOOKED = ENRICH._replace(body=b'{"email":"a@b.c","webhookUrl":"https://b.c"}')
@@ -105,7 +109,9 @@ SAID_QUOTA = b'{"message":"Usage limits for the provided API Key have been excee
 SAID_KEY = b'{"message":"The API Key provided is invalid."}'
 SAID_RATE = b'{"message":"Too Many Requests"}'
 
-ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
+Answers = list[tuple[str, Call, int, bytes | None]]
+
+FULLCONTACT: Answers = [
     ("200", ENRICH, 200, None),
     ("202, no `webhookUrl` in the body", ENRICH, 202, None),
     ("202, with `webhookUrl`", HOOKED, 202, None),
@@ -120,14 +126,28 @@ ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
     ("503", ENRICH, 503, None),
 ]
 
+CREATE = Call("POST", "https://octanist.com", "/api/leads", {}, b'{"name":"Jane"}')
 
-def meters() -> str:
-    """Return the operations of FullContact and what they reserve, and its meters."""
+OCTANIST: Answers = [
+    ("200, 201", CREATE, 200, None),
+    ("other 2xx", CREATE, 204, None),
+    ("3xx", CREATE, 307, None),
+    ("400, 401, 404 and other 4xx", CREATE, 400, None),
+    ("402", CREATE, 402, None),
+    ("403, the lead was rejected", CREATE, 403, None),
+    ("409, the lead is there already", CREATE, 409, None),
+    ("429", CREATE, 429, None),
+    ("5xx", CREATE, 500, None),
+]
+
+
+def meters(vendor: Provider) -> str:
+    """Return the operations of a provider and what they reserve, and its meters."""
     held = (
         (f"`{name}`", ", ".join(f"`{meter}` {units}" for meter, units in cost.items()))
-        for name, cost in sorted(FullContact.operations.items())
+        for name, cost in sorted(vendor.operations.items())
     )
-    kinds = ((f"`{name}`", meter.kind) for name, meter in FullContact.meters.items())
+    kinds = ((f"`{name}`", meter.kind) for name, meter in vendor.meters.items())
     return "\n\n".join([table(("operation", "reserves"), held), table(("meter", "kind"), kinds)])
 
 
@@ -139,15 +159,15 @@ def spent(bill: Bill) -> str:
         return "unknown: counted in full until a reading proves otherwise"
     paid = [f"`{meter.rpartition('.')[2]}` {units}" for meter, units in bill.cost.items() if units]
     evidence = [f"{', '.join(e.meters)} is {e.kind}" for e in bill.evidence if e.meters]
+    evidence += ["the stats are asked" for e in bill.evidence if e.kind == "doubt"]
     return "; ".join([", ".join(paid) or "nothing", *evidence])
 
 
-def answers() -> str:
+def answers(vendor: Provider, told: Answers) -> str:
     """Return what each kind of answer costs."""
-    vendor = FullContact(api_key="test-key")
     rows = (
         (name, spent(vendor.bill(call, Outcome(status, {}, body))))
-        for name, call, status, body in ANSWERS
+        for name, call, status, body in told
     )
     return table(("answer", "settled as"), rows)
 
@@ -224,11 +244,16 @@ def verbs(kind: type) -> str:
 
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
-    ("policy.md", "Settings"): settings,
+    ("policy.md", "Settings"): lambda: settings(Policy),
     ("events.md", "The records"): records,
     ("errors.md", "The tree"): tree,
-    ("fullcontact.md", "Operations and meters"): meters,
-    ("fullcontact.md", "What an answer costs"): answers,
+    ("fullcontact.md", "Operations and meters"): lambda: meters(FullContact("test-key")),
+    ("fullcontact.md", "What an answer costs"): lambda: answers(
+        FullContact("test-key"), FULLCONTACT
+    ),
+    ("octanist.md", "Operations and meters"): lambda: meters(Octanist("test-key")),
+    ("octanist.md", "What an answer costs"): lambda: answers(Octanist("test-key"), OCTANIST),
+    ("octanist.md", "Choices"): lambda: settings(OctanistChoices, "choice"),
     ("guard.md", "Guard"): lambda: verbs(Guard),
     ("guard.md", "Reservation"): lambda: verbs(Reservation),
     ("guard.md", "Receipt"): lambda: described(Receipt.__doc__ or ""),
@@ -260,9 +285,10 @@ def test_a_section_is_what_the_code_says(page: str, heading: str) -> None:
     assert parted(text, heading)[1] == SECTIONS[page, heading]().rstrip()
 
 
-def test_every_setting_has_its_meaning() -> None:
-    """The docstring of Policy leaves none out."""
-    assert set(meanings()) == {field.name for field in dataclasses.fields(Policy)}
+@pytest.mark.parametrize("kind", [Policy, OctanistChoices])
+def test_every_setting_has_its_meaning(kind: type) -> None:
+    """The docstring leaves none out."""
+    assert set(meanings(kind)) == {field.name for field in dataclasses.fields(kind)}
 
 
 def named(page: Path, heading: str) -> set[str]:
@@ -319,6 +345,11 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
             {field.name for field in dataclasses.fields(FullContactKnobs)}
             - {"misses_quota", "company_quota"}
         ),
+    ),
+    (
+        "octanist.md",
+        "A fake Octanist",
+        lambda: set(vars(OctanistKnobs)["__slots__"]),
     ),
 ]
 

@@ -333,16 +333,16 @@ class Octanist:
 
     def _refusal(self, outcome: Outcome) -> ProviderError:
         status = outcome.status
-        code, _ = _code_and_request(outcome)
+        code, request = _code_and_request(outcome)
+        named = f" ({code})" if code in _CODES else ""
+        kind: type[ProviderError] = StatsUnavailable
+        said = f"the stats endpoint answered {status}{named}"
         # A fault of theirs must not end the polls, whatever it calls itself.
         if status in (401, 403) or (status < 500 and code in _KEY_CODES):
-            said = f"the stats endpoint refuses the API key ({status})"
-            return self._faults.of(StatsForbidden, said, outcome)
-        named = f" ({code})" if code in _CODES else ""
-        said = f"the stats endpoint answered {status}{named}"
-        if status == 200:
+            kind, said = StatsForbidden, f"the stats endpoint refuses the API key ({status})"
+        elif status == 200:
             said = f"the stats endpoint says that it was not successful{named}"
-        return self._faults.of(StatsUnavailable, said, outcome)
+        return self._faults.of(kind, said, outcome, code=code, request_id=request)
 
 
 def _spelling(said: object) -> str:

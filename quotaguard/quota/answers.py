@@ -76,7 +76,7 @@ class Faults:
         self,
         name: str,
         key: Secret | None,
-        said: Callable[[Outcome], tuple[object, object]] | None = None,
+        said: Callable[[Outcome], tuple[str | None, str | None]] | None = None,
     ) -> None:
         self._name = name
         self._key = key
@@ -93,14 +93,15 @@ class Faults:
         request_id: str | None = None,
     ) -> ProviderError:
         """Return an error of *kind*; *code* and *request_id* are shown where they look it."""
-        headers = outcome.headers
-        inner, inside = self._said(outcome) if self._said is not None else (None, None)
-        told = (request_id, inside, *(headers.get(name) for name in _REQUEST_ID_HEADERS))
+        headers, found = outcome.headers, (code, request_id)
+        if self._said is not None and found == (None, None):
+            found = self._said(outcome)
+        told = (found[1], *(headers.get(name) for name in _REQUEST_ID_HEADERS))
         return kind(
             said,
             provider=self._name,
             status=outcome.status,
-            code=self._shown(code) or self._shown(inner),
+            code=self._shown(found[0]),
             path=path,
             retry_after=retry_after(headers),
             request_id=next((one for one in map(self._shown, told) if one), None),
