@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.providers.octanist import Octanist, OctanistChoices
     from quotaguard.providers.segops import SegOps, SegOpsChoices
     from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Policy
@@ -40,6 +41,8 @@ __all__ = [
     "LedgerUnavailable",
     "MemoryLedger",
     "NoSubscription",
+    "Octanist",
+    "OctanistChoices",
     "Policy",
     "ProviderError",
     "QuotaExhausted",
@@ -60,6 +63,8 @@ _HOMES = {
     "FullContact": "quotaguard.providers.fullcontact",
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
+    "Octanist": "quotaguard.providers.octanist",
+    "OctanistChoices": "quotaguard.providers.octanist",
     "Policy": "quotaguard.quota.policy",
     "SegOps": "quotaguard.providers.segops",
     "SegOpsChoices": "quotaguard.providers.segops",

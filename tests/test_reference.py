@@ -18,7 +18,17 @@ from typing import Any
 
 import pytest
 
-from quotaguard import FullContact, Guard, Policy, SegOps, SegOpsChoices, errors, logs
+from quotaguard import (
+    FullContact,
+    Guard,
+    Octanist,
+    OctanistChoices,
+    Policy,
+    SegOps,
+    SegOpsChoices,
+    errors,
+    logs,
+)
 from quotaguard import reservation as reservations
 from quotaguard.clients.exchange import Receipt
 from quotaguard.providers import Provider
@@ -28,8 +38,8 @@ from quotaguard.quota.forecast import Forecast, ForecastRow
 from quotaguard.quota.standing import Decision, Row, Standing
 from quotaguard.reservation import MISSING, Reservation
 from quotaguard.testing.fullcontact import FullContactKnobs
+from quotaguard.testing.octanist import OctanistKnobs
 from quotaguard.testing.segops import SegOpsKnobs
-from quotaguard.testing.vendor import Knobs
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "quotaguard"
@@ -52,25 +62,27 @@ def plain(text: str) -> str:
 # -- policy -------------------------------------------------------------------
 
 
-def meanings(kind: type[Any] = Policy) -> dict[str, str]:
-    """Return what the docstring of `Policy`, or of another record, says of each setting."""
+def meanings(kind: type) -> dict[str, str]:
+    """Return what the docstring of *kind* says of each setting."""
     said = plain((inspect.getdoc(kind) or "").partition("\n\n")[2].partition("Raises:")[0])
     names = "|".join(field.name for field in dataclasses.fields(kind))
     parts = re.split(rf"(?:^|(?<=\. ))({names}): ", said)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def default(field: dataclasses.Field[Any], kind: type[Any]) -> str:
+def default(value: object) -> str:
     """Return a setting's default as one would write it."""
-    value = getattr(kind(), field.name)
     shown = dict(value) if isinstance(value, Mapping) else value
     return f"`{json.dumps(shown)}`" if isinstance(shown, str | dict) else f"`{shown!r}`"
 
 
-def settings(kind: type[Any] = Policy, head: str = "setting") -> str:
-    """Return the settings of a policy, or of another record that is all defaults."""
-    said = meanings(kind)
-    rows = ((f"`{f.name}`", default(f, kind), said[f.name]) for f in dataclasses.fields(kind))
+def settings(kind: type, head: str = "setting") -> str:
+    """Return the settings of a policy, or of a provider's choices."""
+    said, made = meanings(kind), kind()
+    rows = (
+        (f"`{f.name}`", default(getattr(made, f.name)), said[f.name])
+        for f in dataclasses.fields(kind)
+    )
     return table((head, "default", "meaning"), rows)
 
 
@@ -103,16 +115,15 @@ def tree() -> str:
 
 # -- providers -----------------------------------------------------------------
 
-FULLCONTACT = FullContact(api_key="test-key")
-SEGOPS = SegOps(api_key="test-key")
-
 ENRICH = Call("POST", "https://api.fullcontact.com", "/v3/person.enrich", {}, b'{"email":"a@b.c"}')
 HOOKED = ENRICH._replace(body=b'{"email":"a@b.c","webhookUrl":"https://b.c"}')
 SAID_QUOTA = b'{"message":"Usage limits for the provided API Key have been exceeded."}'
 SAID_KEY = b'{"message":"The API Key provided is invalid."}'
 SAID_RATE = b'{"message":"Too Many Requests"}'
 
-ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
+Answers = list[tuple[str, Call, int, bytes | None]]
+
+FULLCONTACT: Answers = [
     ("200", ENRICH, 200, None),
     ("202, no `webhookUrl` in the body", ENRICH, 202, None),
     ("202, with `webhookUrl`", HOOKED, 202, None),
@@ -127,11 +138,25 @@ ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
     ("503", ENRICH, 503, None),
 ]
 
+CREATE = Call("POST", "https://octanist.com", "/api/leads", {}, b'{"name":"Jane"}')
+
+OCTANIST: Answers = [
+    ("200, 201", CREATE, 200, None),
+    ("other 2xx", CREATE, 204, None),
+    ("3xx", CREATE, 307, None),
+    ("400, 401, 404 and other 4xx", CREATE, 400, None),
+    ("402", CREATE, 402, None),
+    ("403, the lead was rejected", CREATE, 403, None),
+    ("409, the lead is there already", CREATE, 409, None),
+    ("429", CREATE, 429, None),
+    ("5xx", CREATE, 500, None),
+]
+
 EVENT = Call("POST", "https://api.segops.ai", "/api/ingestion/track/", {}, b"{}")
 EVENTS = EVENT._replace(path="/api/ingestion/track/batch/", body=b'{"events":[{},{},{}]}')
 SEGMENT = EVENT._replace(path="/api/segments/")
 
-SEGOPS_ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
+SEGOPS: Answers = [
     ("202 to an event", EVENT, 202, None),
     ('202 to a batch, `{"queued": 2, "skipped": 1}`', EVENTS, 202, b'{"queued":2,"skipped":1}'),
     ("202 to a batch, not to be read", EVENTS, 202, b""),
@@ -144,13 +169,13 @@ SEGOPS_ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
 ]
 
 
-def meters(provider: Provider) -> str:
+def meters(vendor: Provider) -> str:
     """Return the operations of a provider and what they reserve, and its meters."""
     held = (
         (f"`{name}`", ", ".join(f"`{meter}` {units}" for meter, units in cost.items()))
-        for name, cost in sorted(provider.operations.items())
+        for name, cost in sorted(vendor.operations.items())
     )
-    kinds = ((f"`{name}`", meter.kind) for name, meter in provider.meters.items())
+    kinds = ((f"`{name}`", meter.kind) for name, meter in vendor.meters.items())
     return "\n\n".join([table(("operation", "reserves"), held), table(("meter", "kind"), kinds)])
 
 
@@ -167,11 +192,11 @@ def spent(bill: Bill) -> str:
     return "; ".join([", ".join(paid) or "nothing", *evidence])
 
 
-def answers(provider: Provider, cases: list[tuple[str, Call, int, bytes | None]]) -> str:
+def answers(vendor: Provider, told: Answers) -> str:
     """Return what each kind of answer costs."""
     rows = (
-        (name, spent(provider.bill(call, Outcome(status, {}, body))))
-        for name, call, status, body in cases
+        (name, spent(vendor.bill(call, Outcome(status, {}, body))))
+        for name, call, status, body in told
     )
     return table(("answer", "settled as"), rows)
 
@@ -248,13 +273,18 @@ def verbs(kind: type) -> str:
 
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
-    ("policy.md", "Settings"): settings,
+    ("policy.md", "Settings"): lambda: settings(Policy),
     ("events.md", "The records"): records,
     ("errors.md", "The tree"): tree,
-    ("fullcontact.md", "Operations and meters"): lambda: meters(FULLCONTACT),
-    ("fullcontact.md", "What an answer costs"): lambda: answers(FULLCONTACT, ANSWERS),
-    ("segops.md", "Operations and meters"): lambda: meters(SEGOPS),
-    ("segops.md", "What an answer costs"): lambda: answers(SEGOPS, SEGOPS_ANSWERS),
+    ("fullcontact.md", "Operations and meters"): lambda: meters(FullContact("test-key")),
+    ("fullcontact.md", "What an answer costs"): lambda: answers(
+        FullContact("test-key"), FULLCONTACT
+    ),
+    ("octanist.md", "Operations and meters"): lambda: meters(Octanist("test-key")),
+    ("octanist.md", "What an answer costs"): lambda: answers(Octanist("test-key"), OCTANIST),
+    ("octanist.md", "Choices"): lambda: settings(OctanistChoices, "choice"),
+    ("segops.md", "Operations and meters"): lambda: meters(SegOps("test-key")),
+    ("segops.md", "What an answer costs"): lambda: answers(SegOps("test-key"), SEGOPS),
     ("segops.md", "Choices"): lambda: settings(SegOpsChoices, "choice"),
     ("guard.md", "Guard"): lambda: verbs(Guard),
     ("guard.md", "Reservation"): lambda: verbs(Reservation),
@@ -289,8 +319,8 @@ def test_a_section_is_what_the_code_says(page: str, heading: str) -> None:
     assert parted(text, heading)[1] == SECTIONS[page, heading]().rstrip()
 
 
-@pytest.mark.parametrize("kind", [Policy, SegOpsChoices])
-def test_every_setting_has_its_meaning(kind: type[Any]) -> None:
+@pytest.mark.parametrize("kind", [Policy, OctanistChoices, SegOpsChoices])
+def test_every_setting_has_its_meaning(kind: type) -> None:
     """The docstring leaves none out."""
     assert set(meanings(kind)) == {field.name for field in dataclasses.fields(kind)}
 
@@ -350,15 +380,9 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
             - {"misses_quota", "company_quota"}
         ),
     ),
-    ("segops.md", "Reports", lambda: set(SEGOPS.reports)),
-    (
-        "segops.md",
-        "The fake",
-        lambda: (
-            {field.name for field in dataclasses.fields(SegOpsKnobs)}
-            - {field.name for field in dataclasses.fields(Knobs)}
-        ),
-    ),
+    ("octanist.md", "A fake Octanist", lambda: set(vars(OctanistKnobs)["__slots__"])),
+    ("segops.md", "Reports", lambda: set(SegOps("test-key").reports)),
+    ("segops.md", "The fake", lambda: set(vars(SegOpsKnobs)["__slots__"])),
 ]
 
 

@@ -74,13 +74,23 @@ def paused(outcome: Outcome) -> tuple[Evidence, ...]:
 
 
 class Faults:
-    """Makes one provider's errors: with its name, the status, the request id, no secret."""
+    """Makes one provider's errors: with its name, the status, the request id, no secret.
 
-    __slots__ = ("_key", "_name")
+    said: finds the code and the request id in an answer's body, for vendors who put
+        them there; None where there is none.
+    """
 
-    def __init__(self, name: str, key: Secret | None) -> None:
+    __slots__ = ("_key", "_name", "_said")
+
+    def __init__(
+        self,
+        name: str,
+        key: Secret | None,
+        said: Callable[[Outcome], tuple[str | None, str | None]] | None = None,
+    ) -> None:
         self._name = name
         self._key = key
+        self._said = said
 
     def of(
         self,
@@ -93,13 +103,15 @@ class Faults:
         request_id: str | None = None,
     ) -> ProviderError:
         """Return an error of *kind*; *code* and *request_id* are shown where they look it."""
-        headers = outcome.headers
-        told = (request_id, *(headers.get(name) for name in _REQUEST_ID_HEADERS))
+        headers, found = outcome.headers, (code, request_id)
+        if self._said is not None and found == (None, None):
+            found = self._said(outcome)
+        told = (found[1], *(headers.get(name) for name in _REQUEST_ID_HEADERS))
         return kind(
             said,
             provider=self._name,
             status=outcome.status,
-            code=self._shown(code),
+            code=self._shown(found[0]),
             path=path,
             retry_after=retry_after(headers),
             request_id=next((one for one in map(self._shown, told) if one), None),

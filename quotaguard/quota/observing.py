@@ -91,10 +91,18 @@ class Observe:
                     meter.forget()
                     meter.read = False
         books.period = told
-        books.live = asked.wall < told.end + told.skew
+        self._lives(books)
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
         return True
+
+    def _lives(self, books: Books) -> None:
+        told = self.reading.period
+        books.live = told.end is not None and self.claim.asked.wall < told.end + told.skew
+        if not books.live:
+            # It is told although it is over: no guess of ours, which readings would soon
+            # replace, so that there is nothing to look for more often than usual.
+            books.ended = None
 
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
         asked = self.claim.asked
