@@ -8,7 +8,7 @@ new period's quota is open soon after the vendor has opened it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from quotaguard import FullContact, Guard, Policy, Refusal
-from quotaguard.quota.readings import Moment
+from quotaguard.quota.calls import Outcome
+from quotaguard.quota.readings import Moment, Reading
 from quotaguard.testing import FakeClock, fake
 from quotaguard.testing.vendor import FakeVendor
 
@@ -107,8 +108,13 @@ class Life:
         self.form, self.clock, self.end = form, clock, end
         self.opened: float | None = None
 
-    def run(self, vendor: FakeVendor, moves: tuple[Move, ...]) -> None:
-        provider = FullContact("test-key", base_url=vendor.url)
+    def run(
+        self,
+        vendor: FakeVendor,
+        moves: tuple[Move, ...],
+        kind: type[FullContact] = FullContact,
+    ) -> None:
+        provider = kind("test-key", base_url=vendor.url)
         policy = Policy(slack={"critical": 1.0}, cold_reserve=0, max_wait=0)
         began, coming = self.clock.fast(), list(moves)
         with (
@@ -135,6 +141,18 @@ class Life:
                 return
             if past and self.opened is None:
                 self.opened = self.clock.fast()
+
+
+class EarlyEnd(FullContact):
+    """A vendor that tells an end and then does not keep it: it turns two hours later."""
+
+    LATE = 2 * HOUR
+
+    def read_stats(self, outcome: Outcome) -> Reading:
+        reading = super().read_stats(outcome)
+        period = reading.period
+        assert period.end is not None
+        return replace(reading, period=replace(period, end=period.end - self.LATE))
 
 
 @pytest.fixture
@@ -191,4 +209,18 @@ def test_a_clock_that_ticks_coarsely(form: Form, clock: FakeClock, vendor: FakeV
     began = clock.fast()
     life = Life(form, clock, began + BEFORE)
     life.run(vendor, ())
+    check(life, vendor, began)
+
+
+@pytest.mark.parametrize("form", FORMS[:1], ids=lambda form: form.name)
+def test_a_vendor_that_does_not_turn_when_it_said(
+    form: Form, clock: FakeClock, vendor: FakeVendor
+) -> None:
+    """An end in the past opens nothing, as in the documented example of one: a reading does.
+
+    Octanist's seed shows a period that ended nine days before the answer.
+    """
+    began = clock.fast()
+    life = Life(form, clock, began + BEFORE)
+    life.run(vendor, (), EarlyEnd)
     check(life, vendor, began)

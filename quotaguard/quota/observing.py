@@ -70,17 +70,12 @@ class Observe:
         told, asked = self.reading.period, self.claim.asked
         if told.end is None or told == books.period:
             if told.end is not None and asked.slow >= books.asked:
-                # Within the skew an old period proves nothing: the clock still turns it.
-                books.live = asked.wall < told.end + told.skew
+                self._lives(books, terms)
             return True
         if asked.slow < books.asked:
             return False
-        if told == books.ended:
-            # We turned by the clock and they have not yet. Wait for them as long as
-            # an answer may lag; then believe that the period goes on.
-            paranoid = max(mine.paranoid for mine in terms.meters.values())
-            if asked.wall <= told.end + told.skew + paranoid:
-                return False
+        if told == books.ended and self._outdated(books, terms):
+            return False
         first = books.asked == -math.inf
         # After a turn by the clock the period in the books is a guess, told already.
         guessed = books.ended is not None and not books.live
@@ -91,17 +86,36 @@ class Observe:
                     meter.forget()
                     meter.read = False
         books.period = told
-        self._lives(books)
+        self._lives(books, terms)
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
         return True
 
-    def _lives(self, books: Books) -> None:
+    def _outdated(self, books: Books, terms: Terms) -> bool:
+        """Whether the period that has ended is told by an answer that is late or stale.
+
+        After a turn by the clock alone it is believed, if it was asked for after the end:
+        they do not always turn when they said. Once a reading has shown the new one it
+        is stale, for as long as an answer may lag.
+        """
+        over = self._over()
+        paranoid = max(mine.paranoid for mine in terms.meters.values())
+        return over < 0.0 or (books.live and over <= paranoid)
+
+    def _over(self) -> float:
+        """Return the seconds from the end of the period that is told to the question."""
         told = self.reading.period
-        books.live = told.end is not None and self.claim.asked.wall < told.end + told.skew
-        if not books.live:
-            # It is told although it is over: no guess of ours, which readings would soon
-            # replace, so that there is nothing to look for more often than usual.
+        return math.inf if told.end is None else self.claim.asked.wall - (told.end + told.skew)
+
+    def _lives(self, books: Books, terms: Terms) -> None:
+        """Say whether the period that is told is still to end: then the clock turns it.
+
+        One that is told although it is over is looked at often as long as an answer may
+        lag; then it is no guess of ours any more, which readings would soon replace.
+        """
+        over = self._over()
+        books.live = over < 0.0
+        if over > max(mine.paranoid for mine in terms.meters.values()):
             books.ended = None
 
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
