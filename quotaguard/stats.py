@@ -93,6 +93,20 @@ class Shelf:
             self._items.clear()
 
 
+class _Question:
+    """One poll: made when it is sent, and read by what it asked for."""
+
+    def __init__(self, provider: Provider, wall: float) -> None:
+        self._provider = provider
+        self._wall = wall
+        self.read: Parse[Reading] = provider.read_stats
+
+    def ask(self) -> StatsRequest:
+        request = self._provider.stats_request(self._wall)
+        self.read = request.read or self.read
+        return request
+
+
 class Stats:
     """Carries the stats exchanges of one provider. Thread-safe, cheap to construct.
 
@@ -140,15 +154,15 @@ class Stats:
             StatsUnreadable: the answer is encoded, too long, or not a reading.
             NoSubscription: the provider says that nothing is subscribed.
         """
-        asked = self._timer()
-        answer = self._answer(lambda: self._provider.stats_request(wall))
-        return self._shelved(asked, self._read(self._provider.read_stats, answer))
+        asked, poll = self._timer(), _Question(self._provider, wall)
+        answer = self._answer(poll.ask)
+        return self._shelved(asked, self._read(poll.read, answer))
 
     async def afetch(self, wall: float = 0.0) -> Reading:
         """Do what `fetch` does, without blocking the event loop; asyncio and trio."""
-        asked = self._timer()
-        answer = await self._answer_async(lambda: self._provider.stats_request(wall))
-        return self._shelved(asked, self._read(self._provider.read_stats, answer))
+        asked, poll = self._timer(), _Question(self._provider, wall)
+        answer = await self._answer_async(poll.ask)
+        return self._shelved(asked, self._read(poll.read, answer))
 
     def recent(self, within: float = 1.0) -> Reading | None:
         """Return the last reading if asked for less than *within* (at most 60) seconds ago.
