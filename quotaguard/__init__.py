@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.providers.voxys import Voxys, VoxysChoices
     from quotaguard.quota.policy import Policy
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "StatsForbidden",
     "StatsUnavailable",
     "StatsUnreadable",
+    "Voxys",
+    "VoxysChoices",
     "WaitTooLong",
 ]
 
@@ -53,6 +56,8 @@ _HOMES = {
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
     "Policy": "quotaguard.quota.policy",
+    "Voxys": "quotaguard.providers.voxys",
+    "VoxysChoices": "quotaguard.providers.voxys",
 }
 
 
