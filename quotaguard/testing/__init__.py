@@ -16,14 +16,22 @@ from quotaguard.testing.simulator import Simulator
 if TYPE_CHECKING:
     from quotaguard.testing.fullcontact import FakeFullContact
     from quotaguard.testing.vendor import FakeVendor
+    from quotaguard.testing.voxys import FakeVoxys
 
 __all__ = ["FakeClock", "SimulatedCall", "SimulatedProvider", "Simulator", "disabled", "fake"]
 
-_FAKES = {"fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact")}
+_FAKES = {
+    "fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact"),
+    "voxys": ("quotaguard.testing.voxys", "FakeVoxys"),
+}
 
 
 @overload
 def fake(provider_name: Literal["fullcontact"], **knobs: Any) -> FakeFullContact: ...  # noqa: ANN401 - see Knobs
+
+
+@overload
+def fake(provider_name: Literal["voxys"], **knobs: Any) -> FakeVoxys: ...  # noqa: ANN401 - see Knobs
 
 
 @overload
@@ -40,9 +48,10 @@ def fake(provider_name: str, **knobs: Any) -> FakeVendor:
             ...
             assert vendor.true["person.enrichment.matches"] <= vendor.quota
 
-    provider_name: ``fullcontact``.
+    provider_name: ``fullcontact``, ``voxys``.
     knobs: see `quotaguard.testing.vendor.Knobs` for those of every fake, and
-        `quotaguard.testing.fullcontact.FullContactKnobs`.
+        `quotaguard.testing.fullcontact.FullContactKnobs`,
+        `quotaguard.testing.voxys.VoxysKnobs`.
 
     Raises:
         ConfigError: there is no fake of this name, or it has no such knob.
