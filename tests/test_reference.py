@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from quotaguard import FullContact, Guard, Policy, errors, logs
+from quotaguard import FullContact, Guard, Policy, Voxys, VoxysChoices, errors, logs
 from quotaguard import reservation as reservations
 from quotaguard.clients.exchange import Receipt
 from quotaguard.quota import events
@@ -48,26 +48,26 @@ def plain(text: str) -> str:
 # -- policy -------------------------------------------------------------------
 
 
-def meanings() -> dict[str, str]:
-    """Return what the docstring of `Policy` says of each setting."""
-    said = plain((inspect.getdoc(Policy) or "").partition("\n\n")[2].partition("Raises:")[0])
-    names = "|".join(field.name for field in dataclasses.fields(Policy))
+def meanings(kind: Any = Policy) -> dict[str, str]:
+    """Return what the docstring of a record says of each setting."""
+    said = plain((inspect.getdoc(kind) or "").partition("\n\n")[2].partition("Raises:")[0])
+    names = "|".join(field.name for field in dataclasses.fields(kind))
     parts = re.split(rf"(?:^|(?<=\. ))({names}): ", said)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def default(field: dataclasses.Field[Any]) -> str:
+def default(field: dataclasses.Field[Any], kind: Any = Policy) -> str:
     """Return a setting's default as one would write it."""
-    value = getattr(Policy(), field.name)
+    value = getattr(kind(), field.name)
     shown = dict(value) if isinstance(value, Mapping) else value
     return f"`{json.dumps(shown)}`" if isinstance(shown, str | dict) else f"`{shown!r}`"
 
 
-def settings() -> str:
-    """Return the settings of a policy."""
-    said = meanings()
-    rows = ((f"`{f.name}`", default(f), said[f.name]) for f in dataclasses.fields(Policy))
-    return table(("setting", "default", "meaning"), rows)
+def settings(kind: Any = Policy, head: str = "setting") -> str:
+    """Return the settings of a record, a policy's or a provider's choices."""
+    said, fields = meanings(kind), dataclasses.fields(kind)
+    rows = ((f"`{f.name}`", default(f, kind), said[f.name]) for f in fields)
+    return table((head, "default", "meaning"), rows)
 
 
 # -- events -------------------------------------------------------------------
@@ -152,6 +152,61 @@ def answers() -> str:
     return table(("answer", "settled as"), rows)
 
 
+# -- Voxys ---------------------------------------------------------------------
+
+CONVERT = Call(
+    "POST",
+    "https://connect.voxys.ai",
+    "/api/v1/accounts/7/leads/9/convert",
+    {},
+    b'{"funnel_id":3,"funnel_stage_id":7}',
+)
+VOXYS_METERS = (
+    *("deals.created", "deals.won", "deals.lost", "value.created", "value.won"),
+    *("agent.1.created", "agent.1.won", "agent.1.value_won", "stage.7.count", "stage.7.value"),
+)
+VOXYS_ANSWERS: list[tuple[str, int]] = [
+    ("2xx", 200),
+    ("3xx", 302),
+    ("400, 401, 403, 404, 405, 422", 404),
+    ("402", 402),
+    ("429", 429),
+    ("5xx", 500),
+    ("anything else", 408),
+]
+
+
+def voxys_meters() -> str:
+    """Return the meters that Voxys may have, and where their numbers stand."""
+    vendor = Voxys("test-key", 7, 3, limits=dict.fromkeys(VOXYS_METERS))
+    rows = (
+        (
+            f"`{name}`",
+            meter.kind,
+            "deals" if meter.scale == 1 else "money",
+            f"`{vendor._places[name].path}`",
+        )
+        for name, meter in vendor.meters.items()
+    )
+    return table(("meter", "kind", "counts", "in the answer"), rows)
+
+
+def voxys_answers() -> str:
+    """Return what each kind of answer costs."""
+    vendor = Voxys("test-key", 7, 3, limits={"stage.7.count": 40})
+    told = {
+        "doubt": "the next reading is asked for at once",
+        "pause": "calls pause, by `Retry-After` or else for {:g} s",
+    }
+    rows = []
+    for name, status in VOXYS_ANSWERS:
+        bill = vendor.bill(CONVERT, Outcome(status))
+        paid = ", ".join(f"`{meter}` {units}" for meter, units in (bill.cost or {}).items())
+        evidence = [told[each.kind].format(each.seconds) for each in bill.evidence]
+        rows.append((name, "; ".join([paid or spent(Bill(bill.cost)), *evidence])))
+    return table(("answer", "settled as"), rows)
+
+
 # -- the guard -----------------------------------------------------------------
 
 
@@ -229,6 +284,9 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("errors.md", "The tree"): tree,
     ("fullcontact.md", "Operations and meters"): meters,
     ("fullcontact.md", "What an answer costs"): answers,
+    ("voxys.md", "Meters"): voxys_meters,
+    ("voxys.md", "What an answer costs"): voxys_answers,
+    ("voxys.md", "Choices"): lambda: settings(VoxysChoices, "choice"),
     ("guard.md", "Guard"): lambda: verbs(Guard),
     ("guard.md", "Reservation"): lambda: verbs(Reservation),
     ("guard.md", "Receipt"): lambda: described(Receipt.__doc__ or ""),
@@ -260,9 +318,10 @@ def test_a_section_is_what_the_code_says(page: str, heading: str) -> None:
     assert parted(text, heading)[1] == SECTIONS[page, heading]().rstrip()
 
 
-def test_every_setting_has_its_meaning() -> None:
-    """The docstring of Policy leaves none out."""
-    assert set(meanings()) == {field.name for field in dataclasses.fields(Policy)}
+@pytest.mark.parametrize("kind", [Policy, VoxysChoices])
+def test_every_setting_has_its_meaning(kind: Any) -> None:
+    """The docstring of a record of settings leaves none out."""
+    assert set(meanings(kind)) == {field.name for field in dataclasses.fields(kind)}
 
 
 def named(page: Path, heading: str) -> set[str]:
