@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from quotaguard.providers.fullcontact import FullContact
     from quotaguard.providers.octanist import Octanist, OctanistChoices
     from quotaguard.providers.segops import SegOps, SegOpsChoices
+    from quotaguard.providers.voxys import Voxys, VoxysChoices
     from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Policy
     from quotaguard.quota.standing import Standing
@@ -55,6 +56,8 @@ __all__ = [
     "StatsForbidden",
     "StatsUnavailable",
     "StatsUnreadable",
+    "Voxys",
+    "VoxysChoices",
     "WaitTooLong",
 ]
 
@@ -69,6 +72,8 @@ _HOMES = {
     "SegOps": "quotaguard.providers.segops",
     "SegOpsChoices": "quotaguard.providers.segops",
     "Standing": "quotaguard.quota.standing",
+    "Voxys": "quotaguard.providers.voxys",
+    "VoxysChoices": "quotaguard.providers.voxys",
 }
 
 

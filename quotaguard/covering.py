@@ -22,12 +22,12 @@ def borrow(inner: Reservation, owner: Reservation | None) -> bool:
     """Let *inner* use the unspent units of *owner* first; True if they are enough.
 
     A reservation that has ended, of another account, or inherited by fork covers
-    nothing.
+    nothing. What *inner* costs has been counted in units before.
     """
     holder = inner._holder
     if owner is None or owner._holder is not holder or owner.state != "open":
         return False
-    need = inner._spending.units_of(inner._cost)
+    need = inner._cost
     with holder.lock:
         if owner.state != "open" or owner._epoch != holder.epoch:
             return False
@@ -39,7 +39,6 @@ def borrow(inner: Reservation, owner: Reservation | None) -> bool:
                 owner._cost[name] -= count
         owner._lent = [*(owner._lent or ()), inner]
     inner._borrowed = (owner, lent)
-    inner._cost = need
     if lent != need:
         return False
     inner._epoch = owner._epoch

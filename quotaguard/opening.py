@@ -43,7 +43,9 @@ def request_of(wanting: Reservation) -> Request:
     """
     spending = wanting._spending
     spending.rank(wanting.priority)
-    need = wanting._cost = spending.units_of(wanting._cost)
+    if not spending.odd:  # else it is counted in units already, and 1.5 is no longer 1.5
+        wanting._cost = spending.units_of(wanting._cost)
+    need = wanting._cost
     if wanting._borrowed is not None:
         lent = wanting._borrowed[1]
         need = {name: n - lent[name] for name, n in need.items() if n > lent[name]}

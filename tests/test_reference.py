@@ -26,6 +26,8 @@ from quotaguard import (
     Policy,
     SegOps,
     SegOpsChoices,
+    Voxys,
+    VoxysChoices,
     errors,
     logs,
 )
@@ -201,6 +203,61 @@ def answers(vendor: Provider, told: Answers) -> str:
     return table(("answer", "settled as"), rows)
 
 
+# -- Voxys ---------------------------------------------------------------------
+
+CONVERT = Call(
+    "POST",
+    "https://connect.voxys.ai",
+    "/api/v1/accounts/7/leads/9/convert",
+    {},
+    b'{"funnel_id":3,"funnel_stage_id":7}',
+)
+VOXYS_METERS = (
+    *("deals.created", "deals.won", "deals.lost", "value.created", "value.won"),
+    *("agent.1.created", "agent.1.won", "agent.1.value_won", "stage.7.count", "stage.7.value"),
+)
+VOXYS_ANSWERS: list[tuple[str, int]] = [
+    ("2xx", 200),
+    ("3xx", 302),
+    ("400, 401, 403, 404, 405, 422", 404),
+    ("402", 402),
+    ("429", 429),
+    ("5xx", 500),
+    ("anything else", 408),
+]
+
+
+def voxys_meters() -> str:
+    """Return the meters that Voxys may have, and where their numbers stand."""
+    vendor = Voxys("test-key", 7, 3, limits=dict.fromkeys(VOXYS_METERS))
+    rows = (
+        (
+            f"`{name}`",
+            meter.kind,
+            "deals" if meter.scale == 1 else "money",
+            f"`{vendor._places[name].path}`",
+        )
+        for name, meter in vendor.meters.items()
+    )
+    return table(("meter", "kind", "counts", "in the answer"), rows)
+
+
+def voxys_answers() -> str:
+    """Return what each kind of answer costs."""
+    vendor = Voxys("test-key", 7, 3, limits={"stage.7.count": 40})
+    told = {
+        "doubt": "the next reading is asked for at once",
+        "pause": "calls pause, by `Retry-After` or else for {:g} s",
+    }
+    rows = []
+    for name, status in VOXYS_ANSWERS:
+        bill = vendor.bill(CONVERT, Outcome(status))
+        paid = ", ".join(f"`{meter}` {units}" for meter, units in (bill.cost or {}).items())
+        evidence = [told[each.kind].format(each.seconds) for each in bill.evidence]
+        rows.append((name, "; ".join([paid or spent(Bill(bill.cost)), *evidence])))
+    return table(("answer", "settled as"), rows)
+
+
 # -- the guard -----------------------------------------------------------------
 
 
@@ -286,6 +343,9 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("segops.md", "Operations and meters"): lambda: meters(SegOps("test-key")),
     ("segops.md", "What an answer costs"): lambda: answers(SegOps("test-key"), SEGOPS),
     ("segops.md", "Choices"): lambda: settings(SegOpsChoices, "choice"),
+    ("voxys.md", "Meters"): voxys_meters,
+    ("voxys.md", "What an answer costs"): voxys_answers,
+    ("voxys.md", "Choices"): lambda: settings(VoxysChoices, "choice"),
     ("guard.md", "Guard"): lambda: verbs(Guard),
     ("guard.md", "Reservation"): lambda: verbs(Reservation),
     ("guard.md", "Receipt"): lambda: described(Receipt.__doc__ or ""),
@@ -319,9 +379,9 @@ def test_a_section_is_what_the_code_says(page: str, heading: str) -> None:
     assert parted(text, heading)[1] == SECTIONS[page, heading]().rstrip()
 
 
-@pytest.mark.parametrize("kind", [Policy, OctanistChoices, SegOpsChoices])
+@pytest.mark.parametrize("kind", [Policy, OctanistChoices, SegOpsChoices, VoxysChoices])
 def test_every_setting_has_its_meaning(kind: type) -> None:
-    """The docstring leaves none out."""
+    """The docstring of a record of settings leaves none out."""
     assert set(meanings(kind)) == {field.name for field in dataclasses.fields(kind)}
 
 

@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -931,6 +933,36 @@ def test_a_new_key_that_is_refused_too_is_a_refusal(fetch: Fetch) -> None:
         stub = _renewing(server.url, ["new", "third"])
         assert type(failure(fetch, Stats(cast("Provider", stub)))) is StatsForbidden
         assert len(_asked(server)) == 2
+
+
+class Dated(Stub):
+    """Asks for a window, and reads only what tells of that one."""
+
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+        asked = StatsRequest("GET", f"{self.url}?day={wall:g}", {"x-api-key": KEY})
+        return replace(asked, read=partial(self.read_day, wall))
+
+    def read_day(self, wall: float, outcome: Outcome) -> Reading:
+        if outcome.status == 200 and json.loads(outcome.body or b"")["used"] != wall:
+            raise StatsUnreadable("another day", provider=self.name)
+        return self.read_stats(outcome)
+
+
+@pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
+def test_an_answer_is_read_by_what_was_asked(colour: str) -> None:
+    """A question that depends on the time reads its own answer; and that of no other one."""
+    with _serving(_answering()) as server:
+        stats = Stats(cast("Provider", Dated(server.url)))
+
+        def fetch(wall: float) -> Reading:
+            if colour == "sync":
+                return stats.fetch(wall)
+            return anyio.run(stats.afetch, wall, backend=colour)
+
+        assert fetch(3.0).usages["units"] == Usage(3, 9)
+        with pytest.raises(StatsUnreadable, match="another day"):
+            fetch(4.0)
+        assert b"?day=4 " in _asked(server)[1]
 
 
 def test_reports_and_readings_do_not_share_keys() -> None:

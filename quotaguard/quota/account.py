@@ -129,6 +129,14 @@ class Books:
             books = self.meters[name] = MeterBooks()
         return books
 
+    def known(self, terms: Terms) -> list[tuple[MeterBooks, MeterTerms]]:
+        """Return the meters that *terms* name, with their terms.
+
+        Another guard of the account may have meters of its own, where users set limits.
+        """
+        named = self.meters.items()
+        return [(meter, terms.meters[name]) for name, meter in named if name in terms.meters]
+
     def absorb(self, holder: str, report: Mapping[str, Tally], now: Moment, terms: Terms) -> None:
         """Take over a holder's cumulative counts: only what is new since its last report."""
         tallies = self.holders.setdefault(holder, {})
@@ -168,8 +176,8 @@ class Books:
         if not self.live or period.end is None or now.wall < period.end + period.skew:
             return []
         earliest = now.slow - (now.wall - (period.end - period.skew))
-        for name, meter in self.meters.items():
-            if terms.meters[name].resets:
+        for meter, mine in self.known(terms):
+            if mine.resets:
                 meter.turn(earliest)
         length = period.length
         self.ended, self.live = period, False
@@ -253,8 +261,8 @@ class Books:
         """Return the thresholds that usage has passed for the first time this period."""
         events: list[Event] = []
         for name in names:
-            meter, mine = self.meters[name], terms.meters[name]
-            if not meter.limit or not meter.read:
+            meter, mine = self.meters[name], terms.meters.get(name)
+            if mine is None or not meter.limit or not meter.read:
                 continue
             used = meter.likely() + meter.held
             share = used / meter.limit

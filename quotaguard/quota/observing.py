@@ -81,8 +81,8 @@ class Observe:
         guessed = books.ended is not None and not books.live
         if not first:
             books.ended = books.ended if guessed else books.period
-            for name, meter in books.meters.items():
-                if terms.meters[name].resets:
+            for meter, mine in books.known(terms):
+                if mine.resets:
                     meter.forget()
                     meter.read = False
         books.period = told
@@ -169,8 +169,7 @@ def _interval(books: Books, now: Moment, terms: Terms) -> float:
     """Return the seconds to the next poll: sooner the faster a remainder shrinks."""
     polls = terms.polls
     interval = polls.longest
-    for name, meter in books.meters.items():
-        mine = terms.meters[name]
+    for meter, mine in books.known(terms):
         if meter.uncertain:
             interval = polls.shortest
         if meter.limit is None or not meter.read:

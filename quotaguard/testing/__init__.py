@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quotaguard.testing.octanist import FakeOctanist
     from quotaguard.testing.segops import FakeSegOps
     from quotaguard.testing.vendor import FakeVendor
+    from quotaguard.testing.voxys import FakeVoxys
 
 __all__ = ["FakeClock", "SimulatedCall", "SimulatedProvider", "Simulator", "disabled", "fake"]
 
@@ -25,6 +26,7 @@ _FAKES = {
     "fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact"),
     "octanist": ("quotaguard.testing.octanist", "FakeOctanist"),
     "segops": ("quotaguard.testing.segops", "FakeSegOps"),
+    "voxys": ("quotaguard.testing.voxys", "FakeVoxys"),
 }
 
 
@@ -41,6 +43,10 @@ def fake(provider_name: Literal["segops"], **knobs: Any) -> FakeSegOps: ...  # n
 
 
 @overload
+def fake(provider_name: Literal["voxys"], **knobs: Any) -> FakeVoxys: ...  # noqa: ANN401 - see Knobs
+
+
+@overload
 def fake(provider_name: str, **knobs: Any) -> FakeVendor: ...  # noqa: ANN401 - see Knobs
 
 
@@ -54,7 +60,7 @@ def fake(provider_name: str, **knobs: Any) -> FakeVendor:
             ...
             assert vendor.true["person.enrichment.matches"] <= vendor.quota
 
-    provider_name: ``fullcontact``, ``octanist``, ``segops``.
+    provider_name: ``fullcontact``, ``octanist``, ``segops``, ``voxys``.
     knobs: see `quotaguard.testing.vendor.Knobs` for those of every fake, and the
         vendor's own, such as `quotaguard.testing.octanist.OctanistKnobs`.
 

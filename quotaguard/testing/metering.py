@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quotaguard.errors import ConfigError
 from quotaguard.quota.readings import Period
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from quotaguard.clock import Clock
 
-__all__ = ["Billing", "Metering", "Rules"]
+__all__ = ["Billing", "Counting", "Metering", "Rules"]
 
 PARTS = 256
 # Entries that one look at other consumers may add; the first unit of each part
@@ -125,6 +125,28 @@ def _months_on(day: datetime, months: int) -> datetime:
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     last = calendar.monthrange(year, month + 1)[1]
     return day.replace(year=year, month=month + 1, day=min(day.day, last))
+
+
+class Counting(Protocol):
+    """What every fake tells of its own books."""
+
+    def true(self) -> dict[str, Any]:
+        """Return what was really charged in this period, by meter."""
+
+    def shown(self) -> tuple[dict[str, Any], object]:
+        """Return what stats show now, and of which period."""
+
+    def past(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the true counts of the periods that have ended, oldest first."""
+
+    def quota(self, meter: str) -> int | None:
+        """Return the quota of *meter*, None where it is unlimited."""
+
+    def set_quota(self, meter: str, quota: int | None) -> None:
+        """Change the plan from now on."""
+
+    def spend(self, count: int) -> int:
+        """Let another consumer spend *count* units now; return how many were accepted."""
 
 
 class Metering:
