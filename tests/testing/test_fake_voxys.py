@@ -488,7 +488,7 @@ def test_stats_can_be_spoiled(call: Callable[..., Caller], name: str) -> None:
         except (AssertionError, httpx.HTTPError, ValueError):
             spoiled = None
         honest = caller.analytics(since="2026-11-01", until="2026-11-30")
-        if name != "gzip":  # which httpx unpacks
+        if name not in {"gzip", "huge"}:  # httpx unpacks the one, blanks pad the other
             assert repr(spoiled) != repr(honest)
         assert vendor.polls == 2
 
