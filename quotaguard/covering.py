@@ -27,11 +27,12 @@ def borrow(inner: Reservation, owner: Reservation | None) -> bool:
 
     A reservation that has ended, of another account, or inherited by fork covers
     nothing. Where there are rates units are never enough: the books enter the request.
+    What *inner* costs has been counted in units before.
     """
     holder = inner._holder
     if owner is None or owner._holder is not holder or owner.state != "open":
         return False
-    need = inner._spending.units_of(inner._cost)
+    need = inner._cost
     with holder.lock:
         if owner.state != "open" or owner._epoch != holder.epoch:
             return False
@@ -45,7 +46,6 @@ def borrow(inner: Reservation, owner: Reservation | None) -> bool:
         if any(lent.values()):
             owner._lent = [*(owner._lent or ()), inner]
     inner._borrowed = (owner, lent, asked)
-    inner._cost = need
     if lent != need or inner._spending.terms.rates.rates:
         return False
     inner._epoch = owner._epoch

@@ -43,7 +43,7 @@ def drive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noq
                 case Post() | Tell():
                     answer = caller.note(ask)
                 case Poll():
-                    answer = caller.handed_over(ask) or caller.undoing(ask, _poll, spending)
+                    answer = caller.handed_over(ask) or caller.undoing(ask, _poll, spending, ask)
                 case Sleep():
                     answer = None
                     if not caller.own_loop_polls(ask):
@@ -69,7 +69,7 @@ async def adrive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:
                 case Poll():
                     answer = caller.handed_over(ask)
                     if answer is None:
-                        answer = await caller.aundoing(ask, _apoll(spending))
+                        answer = await caller.aundoing(ask, _apoll(spending, ask))
                 case Sleep():
                     answer = await caller.aundoing(ask, _asleep(caller, ask))
                 case _:
@@ -211,18 +211,18 @@ def _jitter() -> float:
     return random.uniform(-1.0, 1.0)  # noqa: S311 - spreads polls, keeps no secret
 
 
-def _poll(spending: Spending) -> Answer:
+def _poll(spending: Spending, ask: Poll) -> Answer:
     try:
-        return _brought(spending, spending.stats.fetch())
+        return _brought(spending, spending.stats.fetch(ask.claim.asked.wall))
     except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
         return _failed(spending, error)
 
 
-async def _apoll(spending: Spending) -> Answer:
+async def _apoll(spending: Spending, ask: Poll) -> Answer:
     loops, me = spending.holder.polling_loops, threading.get_ident()
     loops.append(me)
     try:
-        return _brought(spending, await spending.stats.afetch())
+        return _brought(spending, await spending.stats.afetch(ask.claim.asked.wall))
     except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
         return _failed(spending, error)
     finally:
@@ -264,7 +264,7 @@ class _Background:
     def _run(self) -> None:
         while True:
             spending, ask = self._jobs.get()
-            answer = _poll(spending)
+            answer = _poll(spending, ask)
             try:
                 drive(spending, observing(ask.claim, answer))
             except Exception as error:  # noqa: BLE001 - the thread outlives a store's fault

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from quotaguard.errors import ConfigError, ProviderError
 from quotaguard.quota.account import Terms
@@ -17,6 +17,7 @@ from quotaguard.quota.policy import Duration, seconds
 from quotaguard.quota.polls import PollTerms
 from quotaguard.quota.rates import RateTerms
 from quotaguard.quota.readings import amount, units
+from quotaguard.quota.theirs import theirs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,25 +27,35 @@ if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Entry
-    from quotaguard.quota.calls import Cost
+    from quotaguard.quota.account import Books, Entry
+    from quotaguard.quota.calls import Cost, Report
     from quotaguard.quota.policy import Policy
-    from quotaguard.quota.readings import Reading
+    from quotaguard.quota.readings import Moment, Reading
     from quotaguard.quota.verdicts import Verdict
     from quotaguard.reservation import Reservation
     from quotaguard.stats import Stats
 
+    _Picture = TypeVar("_Picture")
+
 __all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
+
+T = TypeVar("T")
 
 
 class Exchange(Protocol):
     """What carries a poll: `quotaguard.stats.Stats`, imported when the first is made."""
 
-    def fetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
+    def fetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
 
-    async def afetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
+    async def afetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
+
+    def fetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
+
+    async def afetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -207,6 +218,13 @@ class Spending:
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
 
+    def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
+        """Return what *draw* makes of the books as they stand now. Never polls."""
+        self.post(Touch())
+        with self.holder.lock:
+            books = self.holder.books
+            return draw(books, theirs(books.ahead, self.clock.now()), self.terms)
+
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the units that may still be safely spent, None for unlimited."""
         self.post(Touch())
@@ -350,13 +368,21 @@ class LazyStats:
             self._stats = Stats(self._provider, client=self._client)
         return self._stats
 
-    def fetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
-        return self._made().fetch()
+    def fetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
+        return self._made().fetch(wall)
 
-    async def afetch(self) -> Reading:
-        """Ask the provider; raises `ProviderError` only."""
-        return await self._made().afetch()
+    async def afetch(self, wall: float) -> Reading:
+        """Ask the provider at this Unix time; raises `ProviderError` only."""
+        return await self._made().afetch(wall)
+
+    def fetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
+        return self._made().fetch_report(report)
+
+    async def afetch_report(self, report: Report[T]) -> T:
+        """Ask the provider, or the shelf; raises `ProviderError` only."""
+        return await self._made().afetch_report(report)
 
     def close(self) -> None:
         """Let go of what is open."""

@@ -14,13 +14,13 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import cachetools
@@ -28,18 +28,20 @@ import httpx
 
 from quotaguard.errors import ConfigError, ProviderError, StatsUnavailable, StatsUnreadable
 from quotaguard.providers import Provider
-from quotaguard.quota.calls import Outcome, StatsRequest
+from quotaguard.quota.answers import dated
+from quotaguard.quota.calls import Outcome, Report, StatsRequest
 from quotaguard.quota.readings import NOTHING, Reading
+from quotaguard.wire import BODY_CAP, Line, Tray, why
 
 if TYPE_CHECKING:
     from anyio import CancelScope
 
 __all__ = ["BODY_CAP", "DEADLINE", "Shelf", "Stats"]
 
-BODY_CAP: Final = 256 * 1024  # bytes of an answer; stats answers are a few KiB
 DEADLINE: Final = 10.0  # seconds for a whole exchange, from the name look-up on
 CONNECT_WITHIN: Final = 3.0  # seconds for one attempt to connect
 KEEP_READING: Final = 60.0  # seconds for which `Stats.recent` can name a reading
+KEEP_REPORT: Final = 5.0  # seconds: people look again, pages are loaded twice
 
 T = TypeVar("T")
 Parse = Callable[[Outcome], T]
@@ -93,6 +95,23 @@ class Shelf:
             self._items.clear()
 
 
+class _Question:
+    """One poll: made when it is sent, and read by what it asked for."""
+
+    def __init__(self, provider: Provider, wall: float) -> None:
+        self._provider = provider
+        self._wall = wall
+        self._read: Parse[Reading] = provider.read_stats
+
+    def ask(self) -> StatsRequest:
+        request = self._provider.stats_request(self._wall)
+        self._read = request.read or self._read
+        return request
+
+    def read(self, outcome: Outcome) -> Reading:
+        return replace(self._read(outcome), dated=dated(outcome.headers))
+
+
 class Stats:
     """Carries the stats exchanges of one provider. Thread-safe, cheap to construct.
 
@@ -129,8 +148,10 @@ class Stats:
     def __repr__(self) -> str:
         return f"<Stats {self._provider.name}>"
 
-    def fetch(self) -> Reading:
+    def fetch(self, wall: float = 0.0) -> Reading:
         """Ask now and return the reading; never from the shelf.
+
+        wall: Unix time now, for providers that want a window of dates.
 
         Raises:
             StatsUnavailable: no answer, a broken one, a redirect, or a fault of theirs.
@@ -138,15 +159,15 @@ class Stats:
             StatsUnreadable: the answer is encoded, too long, or not a reading.
             NoSubscription: the provider says that nothing is subscribed.
         """
-        asked = self._timer()
-        answer = self._answer(self._provider.stats_request)
-        return self._shelved(asked, self._read(self._provider.read_stats, answer))
+        asked, poll = self._timer(), _Question(self._provider, wall)
+        answer = self._answer(poll.ask)
+        return self._shelved(asked, self._read(poll.read, answer))
 
-    async def afetch(self) -> Reading:
+    async def afetch(self, wall: float = 0.0) -> Reading:
         """Do what `fetch` does, without blocking the event loop; asyncio and trio."""
-        asked = self._timer()
-        answer = await self._answer_async(self._provider.stats_request)
-        return self._shelved(asked, self._read(self._provider.read_stats, answer))
+        asked, poll = self._timer(), _Question(self._provider, wall)
+        answer = await self._answer_async(poll.ask)
+        return self._shelved(asked, self._read(poll.read, answer))
 
     def recent(self, within: float = 1.0) -> Reading | None:
         """Return the last reading if asked for less than *within* (at most 60) seconds ago.
@@ -156,32 +177,26 @@ class Stats:
         asked, reading = cast("tuple[float, Reading | None]", self._shelf.get("stats") or (0, None))
         return reading if self._timer() - asked < within else None
 
-    def fetch_report(
-        self, request: StatsRequest, parse: Parse[T], *, key: Hashable, seconds: float = 1.0
-    ) -> T:
-        """Carry another stats endpoint's *request* and return what *parse* makes of it.
-
-        key: names the report and its parameters.
-        seconds: asking again for *key* within them costs no second exchange.
+    def fetch_report(self, report: Report[T]) -> T:
+        """Ask *report* and return its record; again within 5 seconds, from the shelf.
 
         Raises:
             ProviderError: as `fetch`.
         """
-        if (shelved := self._shelf.get(("report", key))) is not None:
-            return cast("T", shelved)
-        report = self._read(parse, self._answer(lambda: request))
-        self._shelf.put(("report", key), report, seconds)
-        return report
+        shelved = self._shelf.get(("report", report.key))
+        return cast("tuple[T]", shelved or self._kept(report, self._answer(report.ask)))[0]
 
-    async def afetch_report(
-        self, request: StatsRequest, parse: Parse[T], *, key: Hashable, seconds: float = 1.0
-    ) -> T:
+    async def afetch_report(self, report: Report[T]) -> T:
         """Do what `fetch_report` does, without blocking the event loop."""
-        if (shelved := self._shelf.get(("report", key))) is not None:
-            return cast("T", shelved)
-        report = self._read(parse, await self._answer_async(lambda: request))
-        self._shelf.put(("report", key), report, seconds)
-        return report
+        shelved = self._shelf.get(("report", report.key))
+        return cast(
+            "tuple[T]", shelved or self._kept(report, await self._answer_async(report.ask))
+        )[0]
+
+    def _kept(self, report: Report[T], answer: _Answer) -> tuple[T]:
+        kept = (self._read(report.read, answer),)
+        self._shelf.put(("report", report.key), kept, KEEP_REPORT)
+        return kept
 
     def close(self) -> None:
         """Forget recent answers. No connection is open between two exchanges."""
@@ -215,7 +230,7 @@ class Stats:
     # look-up has none: only a second thread can promise the caller an end.
 
     def _answer(self, ask: _Ask) -> _Answer:
-        line, done = _Line(), Future[_Answer]()
+        line, done = Line(), Future[_Answer]()
         carry = functools.partial(contextvars.copy_context().run, self._carry, ask, line, done)
         try:
             threading.Thread(target=carry, name="quotaguard-poll", daemon=True).start()
@@ -226,21 +241,25 @@ class Stats:
             if not done.done():
                 line.cut()
 
-    def _carry(self, ask: _Ask, line: _Line, done: Future[_Answer]) -> None:
+    def _carry(self, ask: _Ask, line: Line, done: Future[_Answer]) -> None:
         try:
-            done.set_result(self._exchange(ask(), line))
+            request = ask()
+            outcome = self._exchange(request, line)
+            if outcome.status == 401 and request.again is not None:
+                outcome = self._exchange(request.again(), line)
+            done.set_result(outcome)
         except Exception as error:  # noqa: BLE001 - every fault on the way is a failed poll
             done.set_result(self._failed(error))
         except BaseException as error:  # noqa: BLE001 - it belongs to the one who waits
             done.set_exception(error)
 
-    def _exchange(self, request: StatsRequest, line: _Line) -> Outcome:
+    def _exchange(self, request: StatsRequest, line: Line) -> Outcome:
         with ExitStack() as stack:
             client = self._client or stack.enter_context(httpx.Client(**self._own(request)))
             asked = client.build_request(**self._asked(request), extensions={"trace": line.trace})
             response = client.send(asked, stream=True, auth=None, follow_redirects=False)
             stack.callback(response.close)
-            tray = _Tray(response)
+            tray = Tray(response)
             if response.is_stream_consumed:  # by a mock transport, or by the user's hook
                 tray.add(response.content)
             elif tray.open:
@@ -254,7 +273,15 @@ class Stats:
 
         try:
             with anyio.fail_after(self._deadline):
-                return await self._exchange_async(ask(), anyio.CancelScope())
+                # Where the user's own code is asked for a key, it may ask somebody else.
+                aside = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+                slow = getattr(self._provider, "asks_for_key", False)
+                request = await aside(ask) if slow else ask()
+                outcome = await self._exchange_async(request, anyio.CancelScope())
+                if outcome.status == 401 and request.again is not None:
+                    request = await aside(request.again)
+                    outcome = await self._exchange_async(request, anyio.CancelScope())
+                return outcome
         except Exception as error:  # noqa: BLE001 - every fault on the way is a failed poll
             return self._failed(error)
 
@@ -266,7 +293,7 @@ class Stats:
             asked = client.build_request(**self._asked(request))
             response = await client.send(asked, stream=True, auth=None, follow_redirects=False)
             stack.push_async_callback(response.aclose)
-            tray = _Tray(response)
+            tray = Tray(response)
             if response.is_stream_consumed:
                 tray.add(response.content)
             elif tray.open:
@@ -301,7 +328,7 @@ class Stats:
             "timeout": (min(CONNECT_WITHIN, whole), whole, whole, whole),
         }
 
-    def _checked(self, tray: _Tray) -> Outcome:
+    def _checked(self, tray: Tray) -> Outcome:
         if 300 <= tray.status < 400:
             msg = f"the stats endpoint answered a redirect ({tray.status}); polls follow none"
             raise self._error(StatsUnavailable, msg, tray)
@@ -316,85 +343,18 @@ class Stats:
         if isinstance(error, ProviderError):
             return error
         late = f"no whole answer within {self._deadline:g} s"
-        why = late if isinstance(error, TimeoutError) else _why(error)
-        return self._error(StatsUnavailable, f"the stats poll failed: {why}")
+        reason = late if isinstance(error, TimeoutError) else why(error)
+        return self._error(StatsUnavailable, f"the stats poll failed: {reason}")
 
     def _error(
-        self, kind: type[ProviderError], msg: str, answer: Outcome | _Tray | None = None
+        self, kind: type[ProviderError], msg: str, answer: Outcome | Tray | None = None
     ) -> ProviderError:
         status, headers = (answer.status, answer.headers) if answer else (None, NOTHING)
         request = headers.get("x-request-id", "")[:64] or None
         return kind(msg, provider=self._provider.name, status=status, request_id=request)
 
 
-class _Tray:
-    """One answer on its way in: at most `BODY_CAP` raw bytes of it, none if encoded."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.status = response.status_code
-        self.headers = dict(response.headers)
-        coding = self.headers.get("content-encoding", "").strip().lower()
-        self.open = coding in ("", "identity")
-        self.body = bytearray()
-        self.size = 0
-
-    def add(self, chunk: bytes) -> bool:
-        """Take *chunk* in; False once no more is wanted."""
-        self.size += len(chunk)
-        self.open = self.open and self.size <= BODY_CAP
-        if self.open:
-            self.body += chunk
-        return self.open
-
-
-class _Line:
-    """The connection of one synchronous exchange, so that its waiter can cut it."""
-
-    def __init__(self) -> None:
-        self._stream: Any = None
-        self.was_cut = False
-
-    def trace(self, _event: str, info: Mapping[str, Any]) -> None:
-        """Note a new stream. Called by httpcore at every step of the exchange."""
-        stream = info.get("return_value")
-        if hasattr(stream, "get_extra_info"):
-            self._stream = stream
-            # Nowhere else: httpcore's own closing steps come by here too.
-            if self.was_cut:
-                self._stream.close()
-                raise TimeoutError
-
-    def cut(self) -> None:
-        """End the exchange: a blocked read returns, a connection in the making is closed."""
-        self.was_cut = True
-        wire = self._stream and self._stream.get_extra_info("socket")
-        # SSLSocket.shutdown would take the TLS state from under the thread that reads.
-        with suppress(OSError, TypeError):  # closed meanwhile; not a socket at all
-            socket.socket.shutdown(wire, socket.SHUT_RDWR)
-
-
 @functools.cache
 def _trusted() -> ssl.SSLContext:
     # 20 ms of parsing certificates: one for all polls and both colours.
     return httpx.create_ssl_context(trust_env=False)
-
-
-_CAUSES: Final = (
-    (ssl.SSLCertVerificationError, "the TLS certificate is not accepted"),
-    (ssl.SSLError, "the TLS handshake failed"),
-    (socket.gaierror, "the host name does not resolve"),
-    (ConnectionRefusedError, "connection refused"),
-)
-
-
-def _why(error: BaseException) -> str:
-    """Return the reason of a fault by classes alone: messages quote URLs and headers."""
-    causes = [error]
-    for cause in causes:
-        behind = (cause.__cause__, cause.__context__, *getattr(cause, "exceptions", ()))
-        causes += [one for one in behind if one is not None and one not in causes]
-    for kind, reason in _CAUSES:
-        if any(isinstance(cause, kind) for cause in causes):
-            return reason
-    name = type(error).__name__
-    return f"no answer in time ({name})" if "Timeout" in name else name

@@ -209,10 +209,10 @@ class _Gated:
     def __init__(self, inner: Any, gate: threading.Event, asked_by: list[str]) -> None:
         self.inner, self.gate, self.asked_by = inner, gate, asked_by
 
-    def fetch(self) -> Any:
+    def fetch(self, wall: float) -> Any:
         self.asked_by.append(threading.current_thread().name)
         self.gate.wait(5)
-        return self.inner.fetch()
+        return self.inner.fetch(wall)
 
     def close(self) -> None:
         self.inner.close()

@@ -67,6 +67,7 @@ HOUSE_FILES = sorted(HOUSE.rglob("*.py"))
 TEST_FILES = sorted(TESTS.rglob("*.py"))
 PURE_FILES = [
     *sorted((HOUSE / "quota").rglob("*.py")),
+    *sorted((HOUSE / "reports").rglob("*.py")),
     *sorted((HOUSE / "providers").rglob("*.py")),
 ]
 

@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -31,7 +33,7 @@ from quotaguard.errors import (
     StatsUnreadable,
 )
 from quotaguard.providers import Provider
-from quotaguard.quota.calls import Outcome, StatsRequest
+from quotaguard.quota.calls import Outcome, Report, StatsRequest
 from quotaguard.quota.readings import Reading, Usage
 from quotaguard.stats import BODY_CAP, DEADLINE, Shelf, Stats
 
@@ -54,7 +56,7 @@ class Stub:
         self.url = url
         self.seen: list[Outcome] = []
 
-    def stats_request(self) -> StatsRequest:
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
         headers = {"authorization": f"Bearer {KEY}", "x-api-key": KEY, "Accept-Encoding": "br"}
         return StatsRequest("GET", self.url, headers)
 
@@ -246,7 +248,7 @@ def test_a_body_and_a_method_are_sent(fetch: Fetch) -> None:
         wire.send(_answer("200 OK", "", b'{"used": 1, "limit": 2}'))
 
     class Posting(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             return StatsRequest("POST", self.url, body=b"body!")
 
     with _serving(script) as server:
@@ -530,7 +532,7 @@ def test_a_request_that_cannot_be_made_is_a_failed_poll(fetch: Fetch) -> None:
     """A key that is fetched by a callable may not be there today."""
 
     class Keyless(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             raise KeyError(KEY)
 
     error = failure(fetch, Stats(cast("Provider", Keyless(""))))
@@ -542,7 +544,7 @@ def test_a_key_that_no_header_can_carry_is_a_failed_poll(fetch: Fetch) -> None:
     """The codec's exception quotes the key; ours does not."""
 
     class Umlaut(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             return StatsRequest("GET", self.url, {"x-api-key": KEY + "\N{SNOWMAN}\r\n"})
 
     with _serving(_answering()) as server:
@@ -550,11 +552,95 @@ def test_a_key_that_no_header_can_carry_is_a_failed_poll(fetch: Fetch) -> None:
     assert type(error) is StatsUnavailable
 
 
+# A key that the application hands out.
+
+
+class Asking(Stub):
+    """A provider that asks for its key, at first and after a 401."""
+
+    def __init__(self, url: str, give: Callable[[], str]) -> None:
+        super().__init__(url)
+        self.give = give
+        self.asks_for_key = True
+
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+        return self._carrying(again=self._carrying)
+
+    def _carrying(self, again: Callable[[], StatsRequest] | None = None) -> StatsRequest:
+        return StatsRequest("GET", self.url, {"x-api-key": self.give()}, again=again)
+
+
+def test_a_refused_key_is_asked_for_again_once(fetch: Fetch) -> None:
+    """One answer of 401 brings another key, a second one is final."""
+
+    def script(wire: Wire) -> None:
+        wire.read()
+        good = b"x-api-key: two" in wire.request.lower()
+        status = "200 OK" if good else "401 No"
+        wire.send(_answer(status, "", b'{"used": 3, "limit": 9}'))
+
+    with _serving(script) as server:
+        keys = iter(["one", "two", "three", "four"])
+        stats = Stats(cast("Provider", Asking(server.url, lambda: next(keys))))
+        assert fetch(stats).usages["units"].used == 3
+        with pytest.raises(StatsForbidden):
+            fetch(stats)
+        assert len(_asked(server)) == 4
+    assert next(keys, None) is None
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("refused", [False, True], ids=["at first", "after a 401"])
+def test_who_hands_out_the_key_never_blocks_the_event_loop(backend: str, refused: bool) -> None:
+    """It may ask somebody else: the other tasks go on meanwhile."""
+    may, calls = threading.Event(), iter([refused, False, False])
+
+    def give() -> str:
+        if not next(calls):
+            assert may.wait(5)
+        return KEY
+
+    def script(wire: Wire) -> None:
+        wire.read()
+        wire.send(_answer("200 OK" if may.is_set() else "401 No", "", b'{"used": 3, "limit": 9}'))
+
+    async def poll(stats: Stats) -> int:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(goes_on)
+            return (await stats.afetch()).usages["units"].used
+
+    async def goes_on() -> None:
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        may.set()
+
+    with _serving(script) as server:
+        stats = Stats(cast("Provider", Asking(server.url, give)))
+        assert anyio.run(poll, stats, backend=backend) == 3
+
+
+def test_a_poll_does_not_wait_for_a_key_past_its_deadline(fetch: Fetch) -> None:
+    """The function may hang, the caller does not."""
+    late = threading.Event()
+
+    def give() -> str:
+        late.wait(5)
+        return KEY
+
+    stats = Stats(cast("Provider", Asking("http://localhost:1/", give)), deadline=SHORT)
+    timer = threading.Timer(4 * SHORT, late.set)
+    timer.start()
+    error = failure(fetch, stats)
+    assert not late.is_set()
+    assert "no whole answer within 0.2 s" in str(error)
+    timer.join()
+
+
 def test_leaving_the_program_goes_through(fetch: Fetch) -> None:
     """SystemExit is not a failed poll, though the sync colour meets it in a thread."""
 
     class Exiting(Stub):
-        def stats_request(self) -> StatsRequest:
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
             raise SystemExit(3)
 
     with pytest.raises(SystemExit, match="3"):
@@ -586,11 +672,12 @@ def test_nothing_of_the_environment_is_used() -> None:
     """A proxy variable would hand the key to whoever set it."""
     program = (
         "import sys\n"
-        "from quotaguard.quota.calls import StatsRequest\n"
+        "from quotaguard.quota.calls import Report, StatsRequest\n"
         "from quotaguard.stats import Stats\n"
         "class Stub: name = 'stub'\n"
         "request = StatsRequest('GET', sys.argv[1])\n"
-        "print(Stats(Stub()).fetch_report(request, lambda outcome: outcome.status, key=1))\n"
+        "report = Report((1,), lambda: request, lambda outcome: outcome.status)\n"
+        "print(Stats(Stub()).fetch_report(report))\n"
     )
     proxy = f"http://127.0.0.1:{_closed_port()}"
     names = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -756,12 +843,12 @@ def test_asking_twice_for_a_report_costs_one_call(colour: str) -> None:
     timer = Timer()
 
     def report(stats: Stats, key: str) -> int:
-        request, seconds = _stub_of(stats).stats_request(), 5.0
+        asked = Report((key,), _stub_of(stats).stats_request, lambda outcome: outcome.status)
         if colour == "sync":
-            return stats.fetch_report(request, lambda o: o.status, key=key, seconds=seconds)
+            return stats.fetch_report(asked)
 
         async def ask() -> int:
-            return await stats.afetch_report(request, lambda o: o.status, key=key, seconds=seconds)
+            return await stats.afetch_report(asked)
 
         return anyio.run(ask, backend=colour)
 
@@ -793,18 +880,96 @@ def test_a_failed_report_is_not_kept() -> None:
 
     with _serving(_answering("500 Oops")) as server:
         stats = _stats_of(server.url)
-        request = _stub_of(stats).stats_request()
+        report = Report(("r",), _stub_of(stats).stats_request, parse)
         for _ in range(2):
             with pytest.raises(StatsUnreadable, match="status 500"):
-                stats.fetch_report(request, parse, key="r")
+                stats.fetch_report(report)
         assert len(_asked(server)) == 2
+
+
+def test_an_empty_report_is_an_answer_too() -> None:
+    """A list without items is kept like any other record."""
+    with _serving(_answering()) as server:
+        stats = _stats_of(server.url)
+        ask = _stub_of(stats).stats_request
+        report: Report[tuple[int, ...]] = Report(("r",), ask, lambda _: ())
+        assert [stats.fetch_report(report), stats.fetch_report(report)] == [(), ()]
+        assert len(_asked(server)) == 1
+
+
+def _renewing(url: str, keys: list[str]) -> Stub:
+    """Return a stub whose key is refused, and which makes the next one of *keys*."""
+
+    class Renewing(Stub):
+        def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+            return StatsRequest("GET", self.url, {"x-api-key": "old"}, again=self.renewed)
+
+        def renewed(self) -> StatsRequest:
+            return StatsRequest("GET", self.url, {"x-api-key": keys.pop(0)}, again=self.renewed)
+
+    return Renewing(url)
+
+
+def _refusing(*refused: bytes) -> Script:
+    def script(wire: Wire) -> None:
+        wire.read()
+        bad = any(b"x-api-key: " + key in wire.request for key in refused)
+        wire.send(_answer("401 No" if bad else "200 OK", "", b'{"used": 3, "limit": 9}'))
+
+    return script
+
+
+def test_a_key_that_is_refused_is_made_anew_once(fetch: Fetch) -> None:
+    """The poll goes on with the new key; the caller never learns of the old one."""
+    with _serving(_refusing(b"old")) as server:
+        stub = _renewing(server.url, ["new"])
+        assert fetch(Stats(cast("Provider", stub))).usages["units"].used == 3
+        assert len(_asked(server)) == 2
+
+
+def test_a_new_key_that_is_refused_too_is_a_refusal(fetch: Fetch) -> None:
+    """There is one try: who hammers a closed door is locked out."""
+    with _serving(_refusing(b"old", b"new")) as server:
+        stub = _renewing(server.url, ["new", "third"])
+        assert type(failure(fetch, Stats(cast("Provider", stub)))) is StatsForbidden
+        assert len(_asked(server)) == 2
+
+
+class Dated(Stub):
+    """Asks for a window, and reads only what tells of that one."""
+
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+        asked = StatsRequest("GET", f"{self.url}?day={wall:g}", {"x-api-key": KEY})
+        return replace(asked, read=partial(self.read_day, wall))
+
+    def read_day(self, wall: float, outcome: Outcome) -> Reading:
+        if outcome.status == 200 and json.loads(outcome.body or b"")["used"] != wall:
+            raise StatsUnreadable("another day", provider=self.name)
+        return self.read_stats(outcome)
+
+
+@pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
+def test_an_answer_is_read_by_what_was_asked(colour: str) -> None:
+    """A question that depends on the time reads its own answer; and that of no other one."""
+    with _serving(_answering()) as server:
+        stats = Stats(cast("Provider", Dated(server.url)))
+
+        def fetch(wall: float) -> Reading:
+            if colour == "sync":
+                return stats.fetch(wall)
+            return anyio.run(stats.afetch, wall, backend=colour)
+
+        assert fetch(3.0).usages["units"] == Usage(3, 9)
+        with pytest.raises(StatsUnreadable, match="another day"):
+            fetch(4.0)
+        assert b"?day=4 " in _asked(server)[1]
 
 
 def test_reports_and_readings_do_not_share_keys() -> None:
     """A report that is called "stats" is not a reading."""
     with _serving(_answering()) as server:
         stats = _stats_of(server.url)
-        stats.fetch_report(_stub_of(stats).stats_request(), lambda _: "report", key="stats")
+        stats.fetch_report(Report(("stats",), _stub_of(stats).stats_request, lambda _: "report"))
         assert stats.recent() is None
 
 

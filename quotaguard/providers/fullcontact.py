@@ -9,23 +9,21 @@ webhooks; where they are silent, what is in doubt counts as spent.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from quotaguard.errors import (
-    ConfigError,
-    ProviderError,
-    StatsForbidden,
-    StatsUnavailable,
-    StatsUnreadable,
-)
+from quotaguard.errors import ProviderError, StatsForbidden, StatsUnavailable, StatsUnreadable
 from quotaguard.quota import strict
-from quotaguard.quota.calls import Bill, Call, Cost, Evidence, Outcome, Price, StatsRequest
-from quotaguard.quota.origin import origin_and_path
+from quotaguard.quota.answers import Faults, number, paused
+from quotaguard.quota.calls import Bill, Call, Cost, Evidence, Outcome, Price, Report, StatsRequest
+from quotaguard.quota.fields import whole
+from quotaguard.quota.origin import home
 from quotaguard.quota.readings import NOTHING, UNKNOWN_PERIOD, Meter, Period, Reading, Usage
-from quotaguard.quota.secret import Secret, account_digest
+from quotaguard.quota.secret import Secret
+from quotaguard.reports.fullcontact import FullContactStats, question, stats
 
 __all__ = ["FullContact"]
 
@@ -104,16 +102,8 @@ _QUOTA = re.compile(
 _MESSAGE_SPAN = 300
 """Characters of a message that are searched: a long one may not cost time."""
 
-_NUMBER = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?")
-_REQUEST_ID = re.compile(r"[!-~]{1,80}")
-
-MOST_PAUSE = 3600.0  # seconds; a longer Retry-After is a mistake or an attack
-
 MOST_DELAY = 1000.0
 """Milliseconds: FullContact delays a request at most so long, then it answers 429."""
-
-MOST_COUNT = 10**15
-"""Counts above are no counts; below, every double and every store is exact."""
 
 
 class FullContact:
@@ -128,7 +118,7 @@ class FullContact:
         ConfigError: the key, the account or the URL cannot be used.
     """
 
-    __slots__ = ("_account", "_bearer", "_key", "_origin", "_routes", "_stats_url")
+    __slots__ = ("_account", "_bearer", "_faults", "_key", "_origin", "_routes", "_stats_url")
 
     name: str = _NAME  # not Final: to pyright no ClassVar fits a Protocol's property
     meters: Mapping[str, Meter] = _METERS
@@ -140,14 +130,10 @@ class FullContact:
     def __init__(self, api_key: str, *, base_url: str = _REAL, account: str | None = None) -> None:
         Secret(api_key)  # refuses what is no key at all
         self._key = Secret(api_key.strip())
-        if account is not None and not account.strip():
-            msg = "account= is empty; name the account, or leave it out to go by the key"
-            raise ConfigError(msg)
-        self._origin, path = origin_and_path(base_url, _REAL)
-        prefix = path.removesuffix("/v3")
-        # The same key at a test server is another account.
-        vendor = _NAME if self._origin == _REAL else f"{_NAME} {self._origin}{prefix}"
-        self._account = account_digest(vendor, account, self._key)
+        self._faults = Faults(_NAME, self._key)
+        self._origin, prefix, self._account = home(
+            _NAME, _REAL, base_url, account, self._key, inside="/v3"
+        )
         self._bearer = f"Bearer {self._key.reveal()}"
         self._stats_url = f"{self._origin}{prefix}/v3/stats.get"
         self._routes = {
@@ -164,10 +150,27 @@ class FullContact:
         """The digest that names the account in ledgers and logs; never the key."""
         return self._account
 
-    def stats_request(self) -> StatsRequest:
+    @property
+    def reports(self) -> Mapping[str, Callable[..., Report[Any]]]:
+        """``stats(*categories)``: person, company, or both where none is named."""
+        return {"stats": self._stats}
+
+    def stats_request(self, _wall: float = 0.0, /) -> StatsRequest:
         """Return the stats poll. It carries the key."""
+        return self._asking(question()[1])
+
+    def _asking(self, body: bytes) -> StatsRequest:
         headers = {"Authorization": self._bearer, "Content-Type": "application/json"}
-        return StatsRequest("POST", self._stats_url, headers, b'{"stats":["person","company"]}')
+        return StatsRequest("POST", self._stats_url, headers, body)
+
+    def _stats(self, *categories: str) -> Report[FullContactStats]:
+        asked, body = question(*categories)
+        return Report(("stats", *asked), partial(self._asking, body), self._read_report)
+
+    def _read_report(self, outcome: Outcome) -> FullContactStats:
+        if outcome.status != 200:
+            raise self._refusal(outcome)
+        return self._faults.read(outcome, stats)
 
     def price(self, call: Call) -> Price | None:
         """Return one match, one miss and one request, or None for what has no meter."""
@@ -249,36 +252,13 @@ class FullContact:
         # A 403 about quota or haste must not end the polls: they tell when it is over.
         if status == 401 or (status == 403 and _complaint(outcome.body) not in ("quota", "rate")):
             said = f"the stats endpoint refuses the API key ({status})"
-            return self._error(StatsForbidden, said, outcome)
-        return self._error(StatsUnavailable, f"the stats endpoint answered {status}", outcome)
+            return self._faults.of(StatsForbidden, said, outcome)
+        said = f"the stats endpoint answered {status}"
+        return self._faults.of(StatsUnavailable, said, outcome)
 
     def _unreadable(self, outcome: Outcome, path: str, why: str) -> ProviderError:
         said = f"looked for {path} in the stats answer: {why}"
-        return self._error(StatsUnreadable, said, outcome, path)
-
-    def _error(
-        self, kind: type[ProviderError], said: str, outcome: Outcome, path: str | None = None
-    ) -> ProviderError:
-        return kind(
-            said,
-            provider=_NAME,
-            status=outcome.status,
-            path=path,
-            retry_after=_number(outcome.headers.get("retry-after")),
-            request_id=self._request_id(outcome),
-        )
-
-    def _request_id(self, outcome: Outcome) -> str | None:
-        headers = outcome.headers
-        said = headers.get("x-request-id") or headers.get("x-amzn-requestid") or ""
-        shown = _REQUEST_ID.fullmatch(said) and self._key.reveal() not in said
-        return said if shown else None
-
-
-def _number(text: str | None) -> float | None:
-    """Return a plain number of a header; a date needs a clock and is none."""
-    said = (text or "").strip()
-    return float(said) if _NUMBER.fullmatch(said) else None
+        return self._faults.of(StatsUnreadable, said, outcome, path=path)
 
 
 def _pause(outcome: Outcome) -> tuple[Evidence, ...]:
@@ -287,12 +267,11 @@ def _pause(outcome: Outcome) -> tuple[Evidence, ...]:
     X-Rate-Limit, -Remaining and -Reset are constants for old libraries, and are
     not looked at.
     """
-    if outcome.status in (429, 503):
-        seconds = _number(outcome.headers.get("retry-after"))
-        if seconds is not None and 0 < seconds <= MOST_PAUSE:
-            return (Evidence("pause", seconds=seconds),)
+    asked = paused(outcome)
+    if asked:
+        return asked
     said = outcome.headers.get("x-fullcontact-ratedelay")
-    delay = None if said is None or said == "0" else _number(said)
+    delay = None if said is None or said == "0" else number(said)
     return (Evidence("pause", seconds=min(delay, MOST_DELAY) / 1000),) if delay else ()
 
 
@@ -357,8 +336,8 @@ def _usage(metric: Mapping[str, Any]) -> Usage | None:
     turns true one unit too late to be a brake, so it is heard only where it is worse
     than the numbers: then *extra* has what was said.
     """
-    used = _whole(metric.get("count"))
-    limit = None if metric.get("quota") is None else _whole(metric["quota"])
+    used = whole(metric.get("count"))
+    limit = None if metric.get("quota") is None else whole(metric["quota"])
     if used is None or (limit is None and metric.get("quota") is not None):
         return None
     extra = {key: said for key, said in metric.items() if key not in _METRIC_FIELDS}
@@ -366,12 +345,6 @@ def _usage(metric: Mapping[str, Any]) -> Usage | None:
         extra |= {key: metric[key] for key in _METRIC_FIELDS if key in metric}
         used = limit = used if limit is None else limit
     return Usage(used, limit, extra)
-
-
-def _whole(said: object) -> int | None:
-    if type(said) is float and said.is_integer():
-        said = int(said)
-    return said if type(said) is int and 0 <= said <= MOST_COUNT else None
 
 
 def _period(said: object) -> Period:

@@ -23,6 +23,7 @@ from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.rates import NO_RATES, RateTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
+from quotaguard.quota.theirs import theirs
 
 __all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict", "queue_of"]
 
@@ -76,6 +77,7 @@ class Books:
     """The books of one account."""
 
     __slots__ = (
+        "ahead",
         "asked",
         "asked_fast",
         "asked_wall",
@@ -107,6 +109,7 @@ class Books:
         self.rates = RateBooks()
         self.paused = -math.inf
         self.state_told = "fresh"
+        self.ahead: list[float] = []
 
     # -- the one way in ---------------------------------------------------------
 
@@ -114,6 +117,7 @@ class Books:
         self, holder: str, report: Mapping[str, Tally], entry: Entry, now: Moment, terms: Terms
     ) -> Posted:
         """Apply *entry* of *holder*, which reports its counts with it."""
+        now = theirs(self.ahead, now)
         self.absorb(holder, report, now, terms)
         events = self._turn(now, terms)
         if terms.rates.rates or self.rates.logs:
@@ -131,6 +135,14 @@ class Books:
         if books is None:
             books = self.meters[name] = MeterBooks()
         return books
+
+    def known(self, terms: Terms) -> list[tuple[MeterBooks, MeterTerms]]:
+        """Return the meters that *terms* name, with their terms.
+
+        Another guard of the account may have meters of its own, where users set limits.
+        """
+        named = self.meters.items()
+        return [(meter, terms.meters[name]) for name, meter in named if name in terms.meters]
 
     def absorb(self, holder: str, report: Mapping[str, Tally], now: Moment, terms: Terms) -> None:
         """Take over a holder's cumulative counts: only what is new since its last report."""
@@ -171,8 +183,9 @@ class Books:
         if not self.live or period.end is None or now.wall < period.end + period.skew:
             return []
         earliest = now.slow - (now.wall - (period.end - period.skew))
-        for meter in self.meters.values():
-            meter.turn(earliest)
+        for meter, mine in self.known(terms):
+            if mine.resets:
+                meter.turn(earliest)
         length = period.length
         self.ended, self.live = period, False
         self.period = (
@@ -222,7 +235,7 @@ class Books:
         """Return the units that the line keeps from *priority* at this moment."""
         meter, policy = self.meters[name], terms.meters[name].policy
         slack = policy.slack.get(priority, 0.0)
-        if slack >= 1.0 or meter.limit is None:
+        if slack >= 1.0 or meter.limit is None or not terms.meters[name].resets:
             return 0
         share = share_left(self.period, now.wall, terms.meters[name].profile)
         return line(slack, share, meter.limit)
@@ -247,7 +260,7 @@ class Books:
             used=None if meter is None else amount(meter.likely() + meter.held, scale),
             headroom=None if room is None else amount(max(0, room), scale),
             margin=amount(margin, scale),
-            resets_at=self.period.ends_at if self.live else None,
+            resets_at=self.period.ends_at if self.live and mine.resets else None,
             read_at=_utc(self.asked_wall),
         )
 
@@ -255,8 +268,8 @@ class Books:
         """Return the thresholds that usage has passed for the first time this period."""
         events: list[Event] = []
         for name in names:
-            meter, mine = self.meters[name], terms.meters[name]
-            if not meter.limit or not meter.read:
+            meter, mine = self.meters[name], terms.meters.get(name)
+            if mine is None or not meter.limit or not meter.read:
                 continue
             used = meter.likely() + meter.held
             share = used / meter.limit
@@ -274,7 +287,7 @@ class Books:
                     used=amount(used, scale),
                     limit=amount(meter.limit, scale),
                     headroom=amount(max(0, self.room(name, now, terms) or 0), scale),
-                    resets_at=self.period.ends_at,
+                    resets_at=self.period.ends_at if mine.resets else None,
                 )
             )
         return events

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
-from quotaguard.quota.readings import NOTHING, Amount, nothing
+from quotaguard.quota.readings import NOTHING, Amount, Reading, nothing
 
 __all__ = [
     "Bill",
@@ -15,8 +15,11 @@ __all__ = [
     "Evidence",
     "Outcome",
     "Price",
+    "Report",
     "StatsRequest",
 ]
+
+T = TypeVar("T")
 
 Cost = Mapping[str, Amount]
 """Units per meter: an estimate before the call, the actual after it."""
@@ -71,9 +74,10 @@ class Evidence:
 
     exhausted: the provider refused because *meters* are spent.
     pause: the provider asks for *seconds* without calls; says nothing of the quota.
+    doubt: it may be the quota or not; the next reading tells, and is wanted now.
     """
 
-    kind: Literal["exhausted", "pause"]
+    kind: Literal["exhausted", "pause", "doubt"]
     meters: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -97,9 +101,31 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class StatsRequest:
-    """The request of a stats poll or report. Its headers carry the key: never logged."""
+    """The request of a stats poll or report. Its headers carry the key: never logged.
+
+    again: what to send instead, once, where the answer is 401; it may take a new key
+        from somewhere, and block. None: a refused key is refused.
+    read: how a poll's answer is read where it depends on the question (a window of
+        dates); raises `ProviderError` only. None: by `Provider.read_stats`.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
     body: bytes | None = field(default=None, repr=False)
+    again: Callable[[], StatsRequest] | None = field(default=None, repr=False, compare=False)
+    read: Callable[[Outcome], Reading] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Generic[T]):
+    """A question to one of a provider's stats endpoints, and how to read the answer.
+
+    key: names the endpoint and the arguments; equal keys have equal answers.
+    ask: makes the request when it is sent. read: raises `ProviderError` only.
+    A report never becomes a reading: it may tell of another period, or of a part.
+    """
+
+    key: tuple[Hashable, ...]
+    ask: Callable[[], StatsRequest] = field(repr=False)
+    read: Callable[[Outcome], T] = field(repr=False)

@@ -169,7 +169,7 @@ def _unread(
     choice: str
     if not meter.read:
         reason, choice = books.polls.reason or "never read", policy.on_unknown
-        if books.asked > -math.inf:
+        if books.asked > -math.inf and not books.polls.reason:
             reason = "the stats answer does not name this meter"
     elif books.age(name, now) > terms.meters[name].max_age:
         reason, choice = f"the last reading is {books.age(name, now):,.0f} s old", policy.on_stale
@@ -217,7 +217,7 @@ def _spent(
     mine = terms.meters[facts.meter]
     whole = (meter.limit or 0) + mine.overage
     turns = None
-    if books.live and books.period.end is not None:
+    if books.live and books.period.end is not None and mine.resets:
         turns = books.period.end + books.period.skew - now.wall
     if books.polls.stopped or not heals:
         until = min(books.polls.next, meter.asked_fast + REFUSED_EVERY)
@@ -253,7 +253,7 @@ def _line(
     policy = terms.meters[name].policy
     slack = policy.slack.get(priority, 0.0)
     limit = books.meters[name].limit
-    if slack >= 1.0 or limit is None:
+    if slack >= 1.0 or limit is None or not terms.meters[name].resets:
         return None
     last = books.slots.get(queue_of(name, priority), -math.inf)
     ahead = 0.0 if promised else max(0.0, last - now.fast)

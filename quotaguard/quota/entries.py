@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from quotaguard.errors import ProviderError, RefusalFacts, StatsForbidden
+from quotaguard.errors import NoSubscription, ProviderError, RefusalFacts, StatsForbidden
 from quotaguard.quota.account import Books, Posted, Terms, queue_of
 from quotaguard.quota.decide import judge, judge_cost, lanes
 from quotaguard.quota.events import Delayed, Event, PollFailed
@@ -29,6 +29,7 @@ __all__ = [
     "AskToPoll",
     "Blocked",
     "Check",
+    "Doubt",
     "GiveBack",
     "Observe",
     "Pause",
@@ -279,8 +280,11 @@ class PollLost:
     jitter: float = 0.0
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
-        """Keep the old reading, back off."""
+        """Keep the old reading, back off. Without a subscription it is no longer true."""
         polls = books.polls
+        if isinstance(self.error, NoSubscription):
+            for meter in books.meters.values():
+                meter.read = False
         reason = f"{type(self.error).__name__}: {self.error.args[0]}"
         polls.failed(
             self.claim,
@@ -313,6 +317,16 @@ class Blocked:
         for name in self.meters:
             if name in terms.meters:
                 books.meter(name).block(now)
+        books.polls.want(now.fast, now, terms.polls)
+        return Posted(Done())
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """An answer may be about the quota or not: only the next reading can tell."""
+
+    def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
+        """Ask for that reading."""
         books.polls.want(now.fast, now, terms.polls)
         return Posted(Done())
 

@@ -9,6 +9,7 @@ from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
 from quotaguard.quota.polls import Claim
 from quotaguard.quota.readings import Moment, Reading, amount
+from quotaguard.quota.theirs import ahead_by
 from quotaguard.quota.verdicts import Done
 
 __all__ = ["Observe", "ladder"]
@@ -50,6 +51,7 @@ class Observe:
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Reconcile every meter that the reading names."""
         events: list[Event] = []
+        books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
         if self._period(books, events, terms):
             self._meters(books, terms, events)
             books.slots.clear()
@@ -68,30 +70,53 @@ class Observe:
         told, asked = self.reading.period, self.claim.asked
         if told.end is None or told == books.period:
             if told.end is not None and asked.slow >= books.asked:
-                # Within the skew an old period proves nothing: the clock still turns it.
-                books.live = asked.wall < told.end + told.skew
+                self._lives(books, terms)
             return True
         if asked.slow < books.asked:
             return False
-        if told == books.ended:
-            # We turned by the clock and they have not yet. Wait for them as long as
-            # an answer may lag; then believe that the period goes on.
-            paranoid = max(mine.paranoid for mine in terms.meters.values())
-            if asked.wall <= told.end + told.skew + paranoid:
-                return False
+        if told == books.ended and self._outdated(books, terms):
+            return False
         first = books.asked == -math.inf
         # After a turn by the clock the period in the books is a guess, told already.
         guessed = books.ended is not None and not books.live
         if not first:
             books.ended = books.ended if guessed else books.period
-            for meter in books.meters.values():
-                meter.forget()
-                meter.read = False
+            for meter, mine in books.known(terms):
+                if mine.resets:
+                    meter.forget()
+                    meter.read = False
         books.period = told
-        books.live = asked.wall < told.end + told.skew
+        self._lives(books, terms)
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
         return True
+
+    def _outdated(self, books: Books, terms: Terms) -> bool:
+        """Whether the period that has ended is told by an answer that is late or stale.
+
+        After a turn by the clock alone it is believed, if it was asked for after the end:
+        they do not always turn when they said. Once a reading has shown the new one it
+        is stale, for as long as an answer may lag.
+        """
+        over = self._over()
+        paranoid = max(mine.paranoid for mine in terms.meters.values())
+        return over < 0.0 or (books.live and over <= paranoid)
+
+    def _over(self) -> float:
+        """Return the seconds from the end of the period that is told to the question."""
+        told = self.reading.period
+        return math.inf if told.end is None else self.claim.asked.wall - (told.end + told.skew)
+
+    def _lives(self, books: Books, terms: Terms) -> None:
+        """Say whether the period that is told is still to end: then the clock turns it.
+
+        One that is told although it is over is looked at often as long as an answer may
+        lag; then it is no guess of ours any more, which readings would soon replace.
+        """
+        over = self._over()
+        books.live = over < 0.0
+        if over > max(mine.paranoid for mine in terms.meters.values()):
+            books.ended = None
 
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
         asked = self.claim.asked
@@ -144,8 +169,7 @@ def _interval(books: Books, now: Moment, terms: Terms) -> float:
     """Return the seconds to the next poll: sooner the faster a remainder shrinks."""
     polls = terms.polls
     interval = polls.longest
-    for name, meter in books.meters.items():
-        mine = terms.meters[name]
+    for meter, mine in books.known(terms):
         if meter.uncertain:
             interval = polls.shortest
         if meter.limit is None or not meter.read:

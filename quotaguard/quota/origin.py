@@ -1,17 +1,47 @@
-"""Where a provider lives: the one origin that its key may go to."""
+"""Where a provider lives: the one origin that its key may go to, and the account there."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from quotaguard.errors import ConfigError
+from quotaguard.quota.secret import Secret, account_digest
 
-__all__ = ["origin_and_path"]
+__all__ = ["Home", "home", "origin_and_path"]
 
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9.])?")
+
+
+class Home(NamedTuple):
+    """A provider's origin, the path before its own, and the digest of the account."""
+
+    origin: str
+    prefix: str
+    account: str
+
+
+def home(
+    name: str, real: str, base_url: str, account: str | None, key: Secret, *, inside: str = ""
+) -> Home:
+    """Return where *base_url* leads and whose account that is.
+
+    name: of the provider. real: the vendor's own base URL. inside: the start of every
+    path of its own, which *base_url* may already name (``/v3``).
+
+    Raises:
+        ConfigError: the URL or the account cannot be used.
+    """
+    if account is not None and not account.strip():
+        msg = "account= is empty; name the account, or leave it out to go by the key"
+        raise ConfigError(msg)
+    origin, path = origin_and_path(base_url, real)
+    prefix = path.removesuffix(inside) if inside else path
+    # The same key at a test server is another account.
+    vendor = name if origin == real else f"{name} {origin}{prefix}"
+    return Home(origin, prefix, account_digest(vendor, account, key))
 
 
 def origin_and_path(base_url: str, example: str) -> tuple[str, str]:

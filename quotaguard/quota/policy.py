@@ -126,7 +126,10 @@ class Policy:
         for share in self.warn_at:
             _require(0 < share <= 10, "warn_at holds shares of the limit, such as 0.8")
         _require(0 <= self.cold_reserve <= 1, "cold_reserve is a share from 0 to 1")
-        _require(self.overage >= 0, "overage is a number of units from 0 upwards")
+        _require(0 <= self.overage < math.inf, "overage is a number of units from 0 upwards")
+        if self.overage_price is not None:
+            priced = 0 <= self.overage_price < math.inf
+            _require(priced, "overage_price is the price of one unit, from 0 upwards")
         if self.margin != "auto":
             number = isinstance(self.margin, int | float) and not isinstance(self.margin, bool)
             _require(number and self.margin >= 0, 'margin is "auto", units, or a share below 1')
@@ -135,7 +138,9 @@ class Policy:
         if self.profile is not None:
             rows = [tuple(map(float, row)) for row in self.profile]
             shaped = len(rows) == 7 and all(len(row) == 24 for row in rows)
-            weighed = shaped and all(w >= 0 for row in rows for w in row) and any(map(any, rows))
+            # The sum, too: weights that overflow it would make every share a NaN.
+            weighed = shaped and all(w >= 0 for row in rows for w in row)
+            weighed = weighed and 0 < sum(map(sum, rows)) < math.inf
             _require(weighed, "profile is 7 rows (Monday first) of 24 weights, in UTC")
             object.__setattr__(self, "profile", tuple(rows))
 

@@ -51,6 +51,11 @@ class MeterTerms:
         )
 
     @property
+    def resets(self) -> bool:
+        """Whether a new period starts the count anew: a level only falls by deletions."""
+        return self.meter.kind == "counter"
+
+    @property
     def settled(self) -> float:
         """Seconds after the last resolution at which a poll is exact: lag and a bit."""
         return self.lag + self.tick + min(1.0, max(0.01, self.lag / 60.0))

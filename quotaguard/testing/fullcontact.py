@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from email.utils import formatdate
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from quotaguard.errors import ConfigError
-from quotaguard.testing import profiles
+from quotaguard.testing import profiles, spoiling
 from quotaguard.testing.server import Fault, Reply, Request
-from quotaguard.testing.vendor import FakeVendor, Knobs, Script, Scripted, turned
+from quotaguard.testing.spoiling import WIRE_FAULTS, Spoil, changed
+from quotaguard.testing.spoiling import asked as asked_of
+from quotaguard.testing.vendor import FakeVendor, Knobs, Script, turned
 
 __all__ = ["FakeFullContact", "FullContactKnobs"]
 
@@ -53,17 +52,22 @@ STATUSES: Mapping[str, tuple[int, str, tuple[tuple[str, str], ...]]] = {
     "429-quota": (429, SPENT, ()),
     "403-quota": (403, SPENT, ()),
 }
-Wire = Literal["silence", "reset", "close", "garbage", "truncated", "drip"]
-WIRE: Mapping[str, Wire] = {
-    "timeout": "silence",
-    "reset": "reset",
-    "close": "close",
-    "garbage": "garbage",
-    "truncated": "truncated",
-    "slow-drip": "drip",
-}
-CALL_FAULTS = frozenset({*STATUSES, *WIRE, *(f"{name}-free" for name in WIRE)})
-HUGE = 4 * 1024 * 1024
+CALL_FAULTS = frozenset({*STATUSES, *WIRE_FAULTS})
+
+
+def _count(told: dict[str, Any], count: float) -> None:
+    for category in told["stats"].values():
+        category["enrichment"]["matches"]["count"] = count
+
+
+STATS_FAULTS: Mapping[str, Spoil] = MappingProxyType(
+    {
+        **spoiling.STATS_FAULTS,
+        "null-period": lambda reply, _: changed(reply, lambda told: told.update(period=None)),
+        "negative": lambda reply, _: changed(reply, lambda told: _count(told, -5)),
+        "nan": lambda reply, _: changed(reply, lambda told: _count(told, float("nan"))),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +142,9 @@ class FakeFullContact(FakeVendor):
         self._queued: set[str] = set()
         self._slot = 0.0
 
+    statuses = STATUSES
+    stats_faults = STATS_FAULTS
+
     @property
     def polls(self) -> int:
         """How many requests stats.get got."""
@@ -148,15 +155,6 @@ class FakeFullContact(FakeVendor):
         draw = profiles.Draw(self._turned.seed, "person", {"email": email})
         return draw.share("match") < self._turned.match_rate
 
-    def _answer(self, request: Request) -> Reply | Fault:
-        answer = self._route(request)
-        if self._turned.latency <= 0:
-            return answer
-        if isinstance(answer, Fault):
-            late = replace(answer.reply, delay=answer.reply.delay + self._turned.latency)
-            return replace(answer, reply=late)
-        return replace(answer, delay=answer.delay + self._turned.latency)
-
     def _route(self, request: Request) -> Reply | Fault:
         if request.path.startswith("/v1/"):
             return self._told(410, "This version of the API has been retired. Use v3.")
@@ -165,27 +163,8 @@ class FakeFullContact(FakeVendor):
         if request.method != "POST":
             return self._told(405, "Method Not Allowed", (("Allow", "POST"),))
         if request.path == STATS:
-            step = self._scripts["stats"].next(request)
-            return self._faulty(step, request, self._stats)
-        step = self._scripts["calls"].next(request)
-        return self._faulty(step, request, self._enrich)
-
-    def _faulty(
-        self, step: Scripted, request: Request, honest: Callable[[Request], Reply]
-    ) -> Reply | Fault:
-        """Return what *step* makes of the *honest* answer, which does the metering."""
-        if step is None:
-            return honest(request)
-        if isinstance(step, Reply | Fault):
-            return step
-        if step in STATUSES:
-            return self._told(*STATUSES[step])
-        if step in STATS_FAULTS:
-            reply = honest(request)
-            return STATS_FAULTS[step](reply, self.url) if reply.status == 200 else reply
-        name = step.removesuffix("-free")
-        reply = honest(request) if name == step else self._told(200, "OK")
-        return Fault(WIRE[name], reply)
+            return self._spoiled("stats", request, self._stats)
+        return self._spoiled("calls", request, self._enrich)
 
     def _refused(self, request: Request) -> Reply | float:
         """Return why the call gets no further, or how long it was held back in seconds."""
@@ -212,7 +191,7 @@ class FakeFullContact(FakeVendor):
         if isinstance(held, Reply):
             return held
         category = ENRICH[request.path]
-        asked = _object(request.body)
+        asked = asked_of(request.body)
         if asked is None:
             return self._told(400, "The request body must be a JSON object.", held=held)
         if not any(asked.get(name) for name in ASKED_BY[category]):
@@ -259,7 +238,7 @@ class FakeFullContact(FakeVendor):
         held = self._refused(request)
         if isinstance(held, Reply):
             return held
-        asked = _object(request.body or b"{}")
+        asked = asked_of(request.body or b"{}")
         if asked is None:
             return self._told(400, "The request body must be a JSON object.", held=held)
         categories = asked.get("stats") or ["person", "company"]
@@ -308,57 +287,4 @@ class FakeFullContact(FakeVendor):
         return Reply.json(status, {"status": status, "message": message}, (*kept, *headers))
 
     def _headers(self, held: float) -> tuple[tuple[str, str], ...]:
-        delay = ("X-FullContact-RateDelay", str(round(held * 1000)))
-        return (("Date", formatdate(self._metering.wall(), usegmt=True)), delay, *STATIC)
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return told if isinstance(told, dict) else None
-
-
-def _html(reply: Reply, _url: str) -> Reply:
-    page = b"<!DOCTYPE html><title>Maintenance</title><p>We will be back soon.</p>"
-    return replace(reply, body=page, headers=(("Content-Type", "text/html"),))
-
-
-def _huge(reply: Reply, _url: str) -> Reply:
-    return _changed(reply, lambda told: told.update(padding="x" * HUGE))
-
-
-def _gzip(reply: Reply, _url: str) -> Reply:
-    headers = (*reply.headers, ("Content-Encoding", "gzip"))
-    return replace(reply, body=gzip.compress(reply.body), headers=headers)
-
-
-def _redirect(_reply: Reply, url: str) -> Reply:
-    # Another name of the same server is another origin; whoever follows is counted there.
-    moved = url.replace("127.0.0.1", "localhost") + "/v3/stats.moved"
-    return Reply(307, b"", (("Location", moved),))
-
-
-def _changed(reply: Reply, change: Callable[[dict[str, Any]], object]) -> Reply:
-    told = json.loads(reply.body)
-    change(told)
-    return replace(reply, body=json.dumps(told).encode())
-
-
-def _count(told: dict[str, Any], count: float) -> None:
-    for category in told["stats"].values():
-        category["enrichment"]["matches"]["count"] = count
-
-
-STATS_FAULTS: Mapping[str, Callable[[Reply, str], Reply]] = MappingProxyType(
-    {
-        "html": _html,
-        "huge": _huge,
-        "gzip": _gzip,
-        "redirect": _redirect,
-        "null-period": lambda reply, _: _changed(reply, lambda told: told.update(period=None)),
-        "negative": lambda reply, _: _changed(reply, lambda told: _count(told, -5)),
-        "nan": lambda reply, _: _changed(reply, lambda told: _count(told, float("nan"))),
-    }
-)
+        return (("X-FullContact-RateDelay", str(round(held * 1000))), *STATIC)

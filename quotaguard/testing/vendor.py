@@ -6,14 +6,17 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from email.utils import formatdate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from quotaguard.clock import Clock, SystemClock
 from quotaguard.errors import ConfigError
-from quotaguard.testing.metering import Metering, Rules
+from quotaguard.quota.readings import NOTHING
+from quotaguard.testing.metering import Counting, Metering, Rules
 from quotaguard.testing.server import Fault, LoopbackServer, Reply, Request
+from quotaguard.testing.spoiling import WIRE, Spoil
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -157,13 +160,21 @@ class Script:
 class FakeVendor(ABC):
     """A provider on loopback, between the start and the end of a ``with``.
 
-    Its counts can be looked at before, within and after.
+    Its counts can be looked at before, within and after. They are those of a
+    `Metering`, or of what a fake has instead.
     """
 
-    def __init__(self, knobs: Knobs, rules: Rules, scripts: Mapping[str, Script]) -> None:
+    def __init__(
+        self,
+        knobs: Knobs,
+        rules: Rules,
+        scripts: Mapping[str, Script],
+        counts: Counting | None = None,
+    ) -> None:
         self._knobs = knobs
         self._main = rules.main[0]
         self._metering = Metering(rules, knobs.clock, knobs.period)
+        self._counts: Counting = self._metering if counts is None else counts
         self._scripts = scripts
         self._server = LoopbackServer(self._answer)
 
@@ -182,22 +193,22 @@ class FakeVendor(ABC):
     @property
     def true(self) -> Mapping[str, int]:
         """What was really charged in this period, by meter, other consumers included."""
-        return MappingProxyType(self._metering.true())
+        return MappingProxyType(self._counts.true())
 
     @property
     def shown(self) -> Mapping[str, int]:
         """What the stats would say now, by meter."""
-        return MappingProxyType(self._metering.shown()[0])
+        return MappingProxyType(self._counts.shown()[0])
 
     @property
     def past(self) -> tuple[Mapping[str, int], ...]:
         """What was really charged in the periods that have ended, oldest first."""
-        return self._metering.past()
+        return self._counts.past()
 
     @property
     def quota(self) -> int | None:
         """The quota of the main meter, None when it is unlimited."""
-        return self._metering.quota(self._main)
+        return self._counts.quota(self._main)
 
     @property
     def requests(self) -> Counter[str]:
@@ -218,11 +229,11 @@ class FakeVendor(ABC):
         if count < 0:
             msg = "another consumer spends units from 0 upwards"
             raise ConfigError(msg)
-        return self._metering.spend(count)
+        return self._counts.spend(count)
 
     def set_quota(self, quota: int | None) -> None:
         """Change the plan: another quota for the main meter, None for unlimited."""
-        self._metering.set_quota(self._main, quota)
+        self._counts.set_quota(self._main, quota)
 
     def script(self, *faults: Scripted, stats: Iterable[Scripted] = ()) -> None:
         """Have the next priced calls, and the next *stats* polls, go wrong in this order.
@@ -233,8 +244,50 @@ class FakeVendor(ABC):
         self._scripts["calls"].add(faults)
         self._scripts["stats"].add(stats)
 
+    statuses: Mapping[str, tuple[int, str, tuple[tuple[str, str], ...]]] = NOTHING
+    """Faults that are an answer: status, message and headers."""
+
+    stats_faults: Mapping[str, Spoil] = NOTHING
+    """Faults of stats answers that spoil an honest one."""
+
     @abstractmethod
-    def _answer(self, request: Request) -> Reply | Fault: ...
+    def _route(self, request: Request) -> Reply | Fault:
+        """Answer *request*, with `_spoiled` where a script may have a say."""
+
+    @abstractmethod
+    def _told(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+        """Return the vendor's way to tell an error."""
+
+    def _answer(self, request: Request) -> Reply | Fault:
+        answer = self._route(request)
+        if isinstance(answer, Fault):
+            return replace(answer, reply=self._sent(answer.reply))
+        return self._sent(answer)
+
+    def _sent(self, reply: Reply) -> Reply:
+        """Return an answer with the vendor's own date, after its latency."""
+        headers = reply.headers
+        if all(name.lower() != "date" for name, _ in headers):
+            headers = (("Date", formatdate(self._metering.wall(), usegmt=True)), *headers)
+        return replace(reply, headers=headers, delay=reply.delay + self._knobs.latency)
+
+    def _spoiled(
+        self, script: str, request: Request, honest: Callable[[Request], Reply]
+    ) -> Reply | Fault:
+        """Return what the next step of a script makes of the *honest* answer, which meters."""
+        step = self._scripts[script].next(request)
+        if step is None:
+            return honest(request)
+        if isinstance(step, Reply | Fault):
+            return step
+        if step in self.statuses:
+            return self._told(*self.statuses[step])
+        if step in self.stats_faults:
+            reply = honest(request)
+            return self.stats_faults[step](reply, self.url) if reply.status == 200 else reply
+        name = step.removesuffix("-free")
+        reply = honest(request) if name == step else self._told(200, "OK")
+        return Fault(WIRE[name], reply)
 
     def __enter__(self) -> Self:
         if self._server.url:
@@ -252,7 +305,7 @@ class FakeVendor(ABC):
         self._server.__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
-        used = self._metering.true()[self._main]
+        used = self._counts.true()[self._main]
         quota = self.quota
         limit = "unlimited" if quota is None else f"{quota:,}"
         return f"<{type(self).__name__}: {self._main} {used:,}/{limit}, {self.polls} polls>"

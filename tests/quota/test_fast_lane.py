@@ -124,7 +124,7 @@ class Desk:
         own = Policy(slack=settings["slack"], margin=1, warn_at=(0.4,), lag=1, cold_reserve=0)
         return Policy(**settings, meters={NAMES[1]: own} if len(self.names) > 1 else {})
 
-    def fetch(self) -> Reading:
+    def fetch(self, wall: float) -> Reading:
         """Answer a poll, as `Spending.stats` does."""
         self.counts["polls"] += 1
         return self.vendor.reading(self.elapsed)

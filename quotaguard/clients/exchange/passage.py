@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quotaguard.clients.exchange.bodies import BODY_CAP, decoded
 from quotaguard.errors import ConfigError
 from quotaguard.quota.calls import Bill, Call, Outcome, Price
-from quotaguard.quota.entries import Blocked, Pause
+from quotaguard.quota.entries import Blocked, Doubt, Pause
 from quotaguard.reservation import DEFERRED, OPEN, Reservation
 from quotaguard.spending import SWITCH, Spending
 
@@ -150,10 +150,13 @@ class Passage:
         if SWITCH.off:
             return
         for evidence in bill.evidence:
-            if evidence.kind == "exhausted":
-                self._spending.post(Blocked(evidence.meters))
-            else:
-                self._spending.post(Pause(evidence.seconds))
+            match evidence.kind:
+                case "exhausted":
+                    self._spending.post(Blocked(evidence.meters))
+                case "pause":
+                    self._spending.post(Pause(evidence.seconds))
+                case "doubt":
+                    self._spending.post(Doubt())
 
     def _charge(self, bill: Bill) -> None:
         reservation, cost = self.reservation, bill.cost
