@@ -213,6 +213,16 @@ class Login:
         return "a"
 
 
+def test_an_asynchronous_function_is_told_as_what_it_is() -> None:
+    """Nobody awaits it here; and no warning of one that nobody awaited."""
+
+    async def later() -> str:
+        return "a"
+
+    with pytest.raises(StatsUnavailable, match="is asynchronous; give a plain one"):
+        SegOps(token=later).stats_request()  # type: ignore[arg-type] # that is the mistake
+
+
 def test_the_account_goes_by_its_name_else_by_the_key() -> None:
     """Keys of a named account share its books; each function is an account of its own."""
     assert SegOps("a", account="acme").account == SegOps(token="b", account="acme").account
