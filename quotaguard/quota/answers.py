@@ -99,15 +99,22 @@ class Faults:
         """Return what *build* makes of the JSON in an answer.
 
         Raises:
-            StatsUnreadable: it is no JSON, or a field is `Unfit`; *path* names it.
+            StatsUnreadable: it is no JSON, or a field is `Unfit`; *path* names it. Any
+                other ValueError of *build* is one too, without its text.
         """
-        path = "the answer"
+        path, why = "the answer", ""
         try:
-            return build(strict.load(outcome.body or b""))
-        except Unfit as unfit:
-            path, why = unfit.path, str(unfit)
+            said = strict.load(outcome.body or b"")
         except ValueError as error:
             why = str(error)
+        else:
+            try:
+                return build(said)
+            except Unfit as unfit:
+                path, why = unfit.path, str(unfit)
+            except (ValueError, OverflowError):
+                # Such an error quotes what it was given, and that is the vendor's.
+                why = "a value in it is not what it must be"
         raise self.of(
             StatsUnreadable, f"looked for {path} in the answer: {why}", outcome, path=path
         )
