@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import cachetools
@@ -27,6 +28,7 @@ import httpx
 
 from quotaguard.errors import ConfigError, ProviderError, StatsUnavailable, StatsUnreadable
 from quotaguard.providers import Provider
+from quotaguard.quota.answers import dated
 from quotaguard.quota.calls import Outcome, Report, StatsRequest
 from quotaguard.quota.readings import NOTHING, Reading
 from quotaguard.wire import BODY_CAP, Line, Tray, why
@@ -142,13 +144,13 @@ class Stats:
         """
         asked = self._timer()
         answer = self._answer(lambda: self._provider.stats_request(wall))
-        return self._shelved(asked, self._read(self._provider.read_stats, answer))
+        return self._shelved(asked, self._read(self._dated, answer))
 
     async def afetch(self, wall: float = 0.0) -> Reading:
         """Do what `fetch` does, without blocking the event loop; asyncio and trio."""
         asked = self._timer()
         answer = await self._answer_async(lambda: self._provider.stats_request(wall))
-        return self._shelved(asked, self._read(self._provider.read_stats, answer))
+        return self._shelved(asked, self._read(self._dated, answer))
 
     def recent(self, within: float = 1.0) -> Reading | None:
         """Return the last reading if asked for less than *within* (at most 60) seconds ago.
@@ -186,6 +188,9 @@ class Stats:
     async def aclose(self) -> None:
         """Do what `close` does."""
         self.close()
+
+    def _dated(self, outcome: Outcome) -> Reading:
+        return replace(self._provider.read_stats(outcome), dated=dated(outcome.headers))
 
     def _shelved(self, asked: float, reading: Reading) -> Reading:
         newest, _ = cast("tuple[float, Reading]", self._shelf.get("stats") or (asked, None))

@@ -8,6 +8,7 @@ import typer
 
 import quotaguard
 from quotaguard.cli.demo import demo
+from quotaguard.cli.status import status
 
 __all__ = ["app"]
 
@@ -39,3 +40,4 @@ def _quotaguard(
 
 
 app.command()(demo)
+app.command()(status)

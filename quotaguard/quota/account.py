@@ -21,6 +21,7 @@ from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
+from quotaguard.quota.theirs import theirs
 
 __all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict", "queue_of"]
 
@@ -73,6 +74,7 @@ class Books:
     """The books of one account."""
 
     __slots__ = (
+        "ahead",
         "asked",
         "asked_fast",
         "asked_wall",
@@ -102,6 +104,7 @@ class Books:
         self.slots: dict[str, float] = {}
         self.paused = -math.inf
         self.state_told = "fresh"
+        self.ahead: list[float] = []
 
     # -- the one way in ---------------------------------------------------------
 
@@ -109,6 +112,7 @@ class Books:
         self, holder: str, report: Mapping[str, Tally], entry: Entry, now: Moment, terms: Terms
     ) -> Posted:
         """Apply *entry* of *holder*, which reports its counts with it."""
+        now = theirs(self.ahead, now)
         self.absorb(holder, report, now, terms)
         events = self._turn(now, terms)
         posted = entry.apply(self, now, terms)

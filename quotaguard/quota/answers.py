@@ -14,7 +14,7 @@ from quotaguard.quota.calls import Evidence, Outcome
 from quotaguard.quota.fields import Unfit
 from quotaguard.quota.secret import Secret
 
-__all__ = ["MOST_PAUSE", "Faults", "number", "paused", "retry_after"]
+__all__ = ["MOST_PAUSE", "Faults", "dated", "number", "paused", "retry_after"]
 
 T = TypeVar("T")
 
@@ -43,6 +43,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return seconds
     then, now = _date(said), _date(headers.get("date", ""))
     return max(0.0, (then - now).total_seconds()) if then and now else None
+
+
+def dated(headers: Mapping[str, str]) -> float | None:
+    """Return the Unix time of an answer's ``Date``, None without one.
+
+    One that a cache has kept (``Age``, RFC 9111) is of another time.
+    """
+    said = headers.get("date")
+    moment = None if said is None or "age" in headers else _date(said)
+    return None if moment is None else moment.timestamp()
 
 
 def _date(text: str) -> datetime | None:

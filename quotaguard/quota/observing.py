@@ -9,6 +9,7 @@ from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
 from quotaguard.quota.polls import Claim
 from quotaguard.quota.readings import Moment, Reading, amount
+from quotaguard.quota.theirs import ahead_by
 from quotaguard.quota.verdicts import Done
 
 __all__ = ["Observe", "ladder"]
@@ -50,6 +51,7 @@ class Observe:
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Reconcile every meter that the reading names."""
         events: list[Event] = []
+        books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
         if self._period(books, events, terms):
             self._meters(books, terms, events)
             books.slots.clear()

@@ -229,9 +229,11 @@ class Reading:
 
     When it was *asked* travels beside it, in the entry that observes it: a
     provider only knows what the answer says. *extra* keeps the answer's other
-    fields (the plan, say).
+    fields (the plan, say). *dated* is the Unix time of the answer's ``Date``, by
+    which the provider's clock is known; whoever carries the poll fills it in.
     """
 
     usages: Mapping[str, Usage]
     period: Period = UNKNOWN_PERIOD
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    dated: float | None = field(default=None, compare=False)

@@ -9,6 +9,7 @@ from datetime import datetime
 from quotaguard.quota.account import Books, Terms
 from quotaguard.quota.decide import judge
 from quotaguard.quota.readings import UNKNOWN_PERIOD, Moment, Period, amount
+from quotaguard.quota.theirs import theirs
 from quotaguard.quota.verdicts import Later, Pending, Spent, Unknown, Verdict
 
 __all__ = ["Decision", "Row", "Standing", "decision", "standing"]
@@ -100,6 +101,7 @@ def _share_left(row: Row) -> float:
 
 def standing(books: Books, now: Moment, terms: Terms) -> Standing:
     """Return the picture of *books*, which must have been touched just now."""
+    now = theirs(books.ahead, now)
     rows = tuple(
         _row(books, name, now, terms)
         for name in terms.meters

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import formatdate
 from types import MappingProxyType
 from typing import Any
 
@@ -288,5 +287,4 @@ class FakeFullContact(FakeVendor):
         return Reply.json(status, {"status": status, "message": message}, (*kept, *headers))
 
     def _headers(self, held: float) -> tuple[tuple[str, str], ...]:
-        delay = ("X-FullContact-RateDelay", str(round(held * 1000)))
-        return (("Date", formatdate(self._metering.wall(), usegmt=True)), delay, *STATIC)
+        return (("X-FullContact-RateDelay", str(round(held * 1000))), *STATIC)

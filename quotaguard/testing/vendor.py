@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from email.utils import formatdate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -250,12 +251,17 @@ class FakeVendor(ABC):
         """Return the vendor's way to tell an error."""
 
     def _answer(self, request: Request) -> Reply | Fault:
-        answer, latency = self._route(request), self._knobs.latency
-        if latency <= 0:
-            return answer
+        answer = self._route(request)
         if isinstance(answer, Fault):
-            return replace(answer, reply=replace(answer.reply, delay=answer.reply.delay + latency))
-        return replace(answer, delay=answer.delay + latency)
+            return replace(answer, reply=self._sent(answer.reply))
+        return self._sent(answer)
+
+    def _sent(self, reply: Reply) -> Reply:
+        """Return an answer with the vendor's own date, after its latency."""
+        headers = reply.headers
+        if all(name.lower() != "date" for name, _ in headers):
+            headers = (("Date", formatdate(self._metering.wall(), usegmt=True)), *headers)
+        return replace(reply, headers=headers, delay=reply.delay + self._knobs.latency)
 
     def _spoiled(
         self, script: str, request: Request, honest: Callable[[Request], Reply]
