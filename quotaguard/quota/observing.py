@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
 from quotaguard.quota.polls import Claim
-from quotaguard.quota.readings import Moment, Reading, amount
+from quotaguard.quota.readings import Moment, Period, Reading, amount
 from quotaguard.quota.theirs import ahead_by
 from quotaguard.quota.verdicts import Done
 
@@ -52,7 +52,7 @@ class Observe:
         """Reconcile every meter that the reading names."""
         events: list[Event] = []
         books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
-        if self._period(books, events, terms):
+        if self._period(books, now, events, terms):
             self._meters(books, terms, events)
             books.slots.clear()
             events.extend(books.crossed(self._named(terms), now, terms))
@@ -65,36 +65,68 @@ class Observe:
     def _named(self, terms: Terms) -> dict[str, int]:
         return {name: 0 for name in self.reading.usages if name in terms.meters}
 
-    def _period(self, books: Books, events: list[Event], terms: Terms) -> bool:
+    def _period(self, books: Books, now: Moment, events: list[Event], terms: Terms) -> bool:
         """Open the period that the reading names; False if the reading is of an old one."""
         told, asked = self.reading.period, self.claim.asked
+        late = asked.slow < books.asked
         if told.end is None or told == books.period:
-            if told.end is not None and asked.slow >= books.asked:
+            if not late:
+                books.contested = None
                 # Within the skew an old period proves nothing: the clock still turns it.
-                books.live = asked.wall < told.end + told.skew
+                books.live = books.live if told.end is None else asked.wall < told.end + told.skew
             return True
-        if asked.slow < books.asked:
+        if late:
             return False
-        if told == books.ended:
-            # We turned by the clock and they have not yet. Wait for them as long as
-            # an answer may lag; then believe that the period goes on.
-            paranoid = max(mine.paranoid for mine in terms.meters.values())
-            if asked.wall <= told.end + told.skew + paranoid:
-                return False
-        first = books.asked == -math.inf
-        # After a turn by the clock the period in the books is a guess, told already.
-        guessed = books.ended is not None and not books.live
+        over = asked.wall >= told.end + told.skew
+        turns = now.wall >= told.end - told.skew
+        if told == books.ended and turns and asked.wall <= told.end + told.skew + _paranoid(terms):
+            # We turned and they have not yet. Wait for them as long as an answer may lag.
+            books.contested = None
+            return False
+        if not self._believed(books, told, now):
+            books.contested = (told, asked.slow)
+            # What is said of a period that is over says nothing of this one.
+            return not over
+        self._open(books, told, events, terms)
+        return True
+
+    def _open(self, books: Books, told: Period, events: list[Event], terms: Terms) -> None:
+        """Open a period: what was read of the old one is of the past."""
+        first, guessed = books.asked == -math.inf, books.guessed
         if not first:
             books.ended = books.ended if guessed else books.period
             for name, meter in books.meters.items():
                 if terms.meters[name].resets:
                     meter.forget()
                     meter.read = False
-        books.period = told
-        books.live = asked.wall < told.end + told.skew
+        books.period, books.contested = told, None
+        books.live = told.end is not None and self.claim.asked.wall < told.end + told.skew
+        if not books.live:
+            # It is told although it is over: no guess of ours, which readings would soon
+            # replace, so that there is nothing to look for more often than usual.
+            books.ended = None
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
-        return True
+
+    def _believed(self, books: Books, told: Period, now: Moment) -> bool:
+        """Whether another period is one: the clock explains it, or a second reading says so.
+
+        It makes a fresh start of all that is counted, the best news that an answer can
+        bring. That a period goes on past its end is bad news after we began the next.
+        """
+        asked = self.claim.asked
+        if self.trusted or books.asked == -math.inf or (books.guessed and told == books.ended):
+            return True
+        last = books.ended if books.guessed and books.ended is not None else books.period
+        later = told.end is not None and (last.end is None or told.end > last.end)
+        if later and last.end is not None and now.wall >= last.end - last.skew:
+            return True
+        if books.contested is None or asked.slow <= books.contested[1]:
+            return False
+        before = books.contested[0]
+        # Some windows move on with every answer; so two that go on longer agree as well.
+        goes_on = last.end is None or last.end < (before.end or 0.0) <= (told.end or 0.0)
+        return told == before or (later and goes_on)
 
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
         asked = self.claim.asked
@@ -143,6 +175,10 @@ class Observe:
         )
 
 
+def _paranoid(terms: Terms) -> float:
+    return max(mine.paranoid for mine in terms.meters.values())
+
+
 def _interval(books: Books, now: Moment, terms: Terms) -> float:
     """Return the seconds to the next poll: sooner the faster a remainder shrinks."""
     polls = terms.polls
@@ -160,6 +196,8 @@ def _interval(books: Books, now: Moment, terms: Terms) -> float:
         if meter.blocked:
             exact = meter.blocked_at + mine.settled - now.slow
             interval = min(interval, max(polls.shortest, exact))
-    if books.ended is not None and not books.live and books.period.end is not None:
+    if books.contested is not None:
+        interval = polls.shortest
+    if books.guessed and books.period.end is not None:
         interval = min(interval, max(polls.shortest, 30.0))
     return max(polls.shortest, min(interval, polls.longest))
