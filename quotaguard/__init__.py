@@ -25,34 +25,55 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
     from quotaguard.providers.fullcontact import FullContact
+    from quotaguard.providers.octanist import Octanist, OctanistChoices
+    from quotaguard.providers.segops import SegOps, SegOpsChoices
+    from quotaguard.providers.voxys import Voxys, VoxysChoices
+    from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Policy
+    from quotaguard.quota.standing import Standing
 
 __all__ = [
     "ConfigError",
     "CostTooLarge",
+    "Forecast",
     "FullContact",
     "Guard",
     "LedgerError",
     "LedgerUnavailable",
     "MemoryLedger",
     "NoSubscription",
+    "Octanist",
+    "OctanistChoices",
     "Policy",
     "ProviderError",
     "QuotaExhausted",
     "QuotaGuardError",
     "QuotaUnknown",
     "Refusal",
+    "SegOps",
+    "SegOpsChoices",
+    "Standing",
     "StatsForbidden",
     "StatsUnavailable",
     "StatsUnreadable",
+    "Voxys",
+    "VoxysChoices",
     "WaitTooLong",
 ]
 
 _HOMES = {
+    "Forecast": "quotaguard.quota.forecast",
     "FullContact": "quotaguard.providers.fullcontact",
     "Guard": "quotaguard.guard",
     "MemoryLedger": "quotaguard.ledgers.memory",
+    "Octanist": "quotaguard.providers.octanist",
+    "OctanistChoices": "quotaguard.providers.octanist",
     "Policy": "quotaguard.quota.policy",
+    "SegOps": "quotaguard.providers.segops",
+    "SegOpsChoices": "quotaguard.providers.segops",
+    "Standing": "quotaguard.quota.standing",
+    "Voxys": "quotaguard.providers.voxys",
+    "VoxysChoices": "quotaguard.providers.voxys",
 }
 
 

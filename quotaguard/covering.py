@@ -2,6 +2,10 @@
 
 What is lent moves: its owner is now the inner reservation, which settles it by its
 own outcome. So a call is charged once, by whoever knows best what it cost.
+
+Where the policy has rates the request moves too, whatever the units: one request goes
+out, and it goes when the inner reservation is made, which may be much later. That is
+entered instead of the outer one. A second inner request is one of its own.
 """
 
 from __future__ import annotations
@@ -22,25 +26,27 @@ def borrow(inner: Reservation, owner: Reservation | None) -> bool:
     """Let *inner* use the unspent units of *owner* first; True if they are enough.
 
     A reservation that has ended, of another account, or inherited by fork covers
-    nothing.
+    nothing. Where there are rates units are never enough: the books enter the request.
+    What *inner* costs has been counted in units before.
     """
     holder = inner._holder
     if owner is None or owner._holder is not holder or owner.state != "open":
         return False
-    need = inner._spending.units_of(inner._cost)
+    need = inner._cost
     with holder.lock:
         if owner.state != "open" or owner._epoch != holder.epoch:
             return False
         lent = {name: min(count, owner._cost.get(name, 0)) for name, count in need.items()}
-        if not any(lent.values()):
+        asked, owner._asked = owner._asked, None
+        if asked is None and not any(lent.values()):
             return False
         for name, count in lent.items():
             if count:
                 owner._cost[name] -= count
-        owner._lent = [*(owner._lent or ()), inner]
-    inner._borrowed = (owner, lent)
-    inner._cost = need
-    if lent != need:
+        if any(lent.values()):
+            owner._lent = [*(owner._lent or ()), inner]
+    inner._borrowed = (owner, lent, asked)
+    if lent != need or inner._spending.terms.rates.rates:
         return False
     inner._epoch = owner._epoch
     inner.state = "open"
@@ -51,13 +57,14 @@ def give_back(inner: Reservation) -> None:
     """Return what was lent to a reservation that was refused after all."""
     if inner._borrowed is None or inner.state == "open":
         return
-    (owner, lent), inner._borrowed = inner._borrowed, None
+    (owner, lent, asked), inner._borrowed = inner._borrowed, None
     with inner._holder.lock:
         if owner.state == "open":
             for name, count in lent.items():
                 if count:
                     owner._cost[name] += count
             owner._lent = [other for other in owner._lent or () if other is not inner]
+            owner._asked = asked if owner._asked is None else owner._asked
             return
     # The owner has ended meanwhile; nobody knows what became of these units.
     inner._holder.forgotten.append((owner._epoch, lent))

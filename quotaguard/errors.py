@@ -233,10 +233,11 @@ class WaitTooLong(Refusal, TimeoutError):
         facts = self.facts
         left = _number(facts.headroom)
         held = f", {_number(facts.held)} held for {facts.held_for}" if facts.held_for else ""
+        why = f"{facts.reason}; " if facts.reason else ""
         return (
             f"{facts.provider} {facts.meter}: a {facts.priority} call for "
             f"{_number(facts.requested)} would wait longer than "
-            f"{_number(facts.max_wait)} s ({left} units left{held}); it was not sent"
+            f"{_number(facts.max_wait)} s ({why}{left} units left{held}); it was not sent"
         )
 
     def _next(self) -> str:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 
 from quotaguard.asking import AsyncReports, Reports
 from quotaguard.clock import SystemClock
-from quotaguard.errors import ConfigError, Refusal, RefusalFacts
+from quotaguard.errors import ConfigError, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
-from quotaguard.opening import remember_spent
+from quotaguard.opening import full_check, quick_check
 from quotaguard.quota.admission import refreshing
-from quotaguard.quota.allotment import NO_ROOM
-from quotaguard.quota.entries import Check, Touch
+from quotaguard.quota.entries import Touch
 from quotaguard.quota.policy import Policy
-from quotaguard.quota.standing import Decision, Standing, decision, standing
-from quotaguard.quota.verdicts import Done, Granted, Spent
+from quotaguard.quota.standing import Decision, Standing, standing
 from quotaguard.reservation import MISSING, Reservation
-from quotaguard.spending import SWITCH, LazyStats, Spending, terms_of
+from quotaguard.spending import LazyStats, Spending, terms_of
 
 if TYPE_CHECKING:
     import httpx
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from quotaguard.providers import Provider
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.events import Event
+    from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Duration
 
     _F = TypeVar("_F")
@@ -234,48 +233,8 @@ class Guard:
         spending = self._spending
         if cost.__class__ is str:
             cost = spending.cost_of(cost)
-        quick = self._quick_check(cost, priority)  # type: ignore[arg-type] # no str any more
-        if quick is not None:
-            return quick
-        spending.rank(priority)
-        if SWITCH.off:
-            return Decision(True, "quotaguard is disabled")  # noqa: FBT003
-        ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
-        counted = spending.units_of(cost)  # type: ignore[arg-type] # as above
-        changes = spending.holder.queue.changes
-        verdict = spending.post(Check(counted, priority, ahead))
-        if isinstance(verdict, Spent) and len(counted) == 1:
-            remember_spent(spending, counted, priority, verdict, changes)
-        if isinstance(verdict, Done):
-            return Decision(True, "a poll comes first")  # noqa: FBT003
-        return decision(None if isinstance(verdict, Granted) else verdict)
-
-    def _quick_check(self, cost: Cost, priority: str) -> Decision | None:
-        """Answer from the lanes and the denials, None if the books must be asked."""
-        spending = self._spending
-        holder = spending.holder
-        if SWITCH.off or cost.__class__ is not dict or len(cost) != 1 or spending.fractional:
-            return None
-        ((meter, count),) = cost.items()
-        with holder.lock:
-            fast = spending.fast()
-            purse = holder.allotment.purses.get(meter)
-            if count.__class__ is not int or count < 0:
-                return None
-            if (
-                purse is not None
-                and fast < purse.end
-                and purse.taken + count <= purse.room.get(priority, NO_ROOM)
-            ):
-                left = purse.headroom
-                headroom = None if left is None else left - purse.taken
-                return Decision(True, "", meter, headroom)  # noqa: FBT003
-            denial = holder.denials.get((meter, priority))
-            if denial is None or denial.changes != holder.queue.changes:
-                return None
-        if denial.units != count or fast >= denial.until:
-            return None
-        return _denied(meter, denial.facts)
+        quick = quick_check(spending, cost, priority)  # type: ignore[arg-type] # no str any more
+        return full_check(spending, cost, priority) if quick is None else quick  # type: ignore[arg-type] # as above
 
     def record(self, cost: str | Cost, /) -> None:
         """Count units that were spent elsewhere: charged, never refused.
@@ -291,14 +250,21 @@ class Guard:
 
     def standing(self) -> Standing:
         """Return the account's whole picture, without polling."""
-        spending = self._spending
-        spending.post(Touch())
-        with spending.holder.lock:
-            return standing(spending.holder.books, spending.clock.now(), spending.terms)
+        return self._spending.look(standing)
 
     async def astanding(self) -> Standing:
         """Do as `standing` does."""
         return self.standing()
+
+    def forecast(self) -> Forecast:
+        """Return where each meter will be when the period ends, without polling."""
+        from quotaguard.quota.forecast import forecast  # noqa: PLC0415 - seldom asked
+
+        return self._spending.look(forecast)
+
+    async def aforecast(self) -> Forecast:
+        """Do as `forecast` does."""
+        return self.forecast()
 
     def refresh(self) -> Standing:
         """Poll now and believe good news at once: an upgraded plan, a refund.
@@ -384,18 +350,7 @@ class Guard:
         return f"{self._spending.holder.name}.refresh"
 
     def __repr__(self) -> str:
-        picture = self.standing()
-        row = picture.tightest
-        if row is None or picture.age is None:
-            return f"<Guard {self.provider.name}: not read yet>"
-        margin = f", margin {row.margin:,}" if row.margin else ""
-        counts = f"{row.meter} {row.used:,}/{row.limit:,}{margin}"
-        return f"<Guard {self.provider.name}: {counts}, read {picture.age:,.0f} s ago>"
-
-
-def _denied(meter: str, facts: RefusalFacts) -> Decision:
-    reason = facts.reason or ("exhausted" if facts.retry_after is None else "not confirmed")
-    return Decision(False, reason, meter, facts.headroom, facts.retry_after, facts.resets_at)  # noqa: FBT003
+        return f"<Guard {self.standing().brief}>"
 
 
 def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:

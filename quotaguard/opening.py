@@ -1,4 +1,4 @@
-"""How a reservation asks the books, and what it remembers of being refused."""
+"""How the books are asked, to go or only to know, and what is remembered of a refusal."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 from quotaguard.errors import QuotaExhausted, Refusal, RefusalFacts
 from quotaguard.ledgers import Denial
 from quotaguard.quota.admission import Request
+from quotaguard.quota.allotment import NO_ROOM
+from quotaguard.quota.entries import Check
+from quotaguard.quota.standing import Decision, decision
+from quotaguard.quota.verdicts import Done, Granted, Spent
+from quotaguard.spending import SWITCH
 
 if TYPE_CHECKING:
-    from quotaguard.quota.verdicts import Spent
+    from quotaguard.quota.calls import Cost
     from quotaguard.reservation import Reservation
     from quotaguard.spending import Spending
 
-__all__ = ["ASK", "MISSING", "remember", "remember_spent", "request_of"]
+__all__ = ["ASK", "MISSING", "full_check", "quick_check", "remember", "request_of"]
 
 
 class _Missing:
@@ -38,10 +43,13 @@ def request_of(wanting: Reservation) -> Request:
     """
     spending = wanting._spending
     spending.rank(wanting.priority)
-    need = wanting._cost = spending.units_of(wanting._cost)
+    if not spending.odd:  # else it is counted in units already, and 1.5 is no longer 1.5
+        wanting._cost = spending.units_of(wanting._cost)
+    need, moved = wanting._cost, None
     if wanting._borrowed is not None:
-        lent = wanting._borrowed[1]
-        need = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+        _, lent, moved = wanting._borrowed
+        lacks = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+        need = lacks or dict.fromkeys(need, 0)
     return Request(
         name=f"{wanting._holder.name}.{wanting.id}",
         cost=need,
@@ -51,6 +59,7 @@ def request_of(wanting: Reservation) -> Request:
         on_exhausted=spending.policy.on_exhausted,
         shadow=spending.policy.shadow,
         lanes=dict.fromkeys(wanting._holder.allotment.purses, 0),
+        moved=moved,
     )
 
 
@@ -72,7 +81,59 @@ def remember(wanting: Reservation, refusal: Refusal) -> None:
     holder.denials[facts.meter, wanting.priority] = denial
 
 
-def remember_spent(
+# -- only to know -----------------------------------------------------------------
+
+
+def quick_check(spending: Spending, cost: Cost, priority: str) -> Decision | None:
+    """Answer from the lanes and the denials, None if the books must be asked."""
+    holder = spending.holder
+    if SWITCH.off or cost.__class__ is not dict or len(cost) != 1 or spending.fractional:
+        return None
+    ((meter, count),) = cost.items()
+    with holder.lock:
+        fast = spending.fast()
+        purse = holder.allotment.purses.get(meter)
+        if count.__class__ is not int or count < 0:
+            return None
+        if (
+            purse is not None
+            and fast < purse.end
+            and purse.taken + count <= purse.room.get(priority, NO_ROOM)
+        ):
+            left = purse.headroom
+            headroom = None if left is None else left - purse.taken
+            return Decision(True, "", meter, headroom)  # noqa: FBT003
+        denial = holder.denials.get((meter, priority))
+        if denial is None or denial.changes != holder.queue.changes:
+            return None
+    if denial.units != count or fast >= denial.until:
+        return None
+    facts = denial.facts
+    reason = facts.reason or ("exhausted" if facts.retry_after is None else "not confirmed")
+    return Decision(False, reason, meter, facts.headroom, facts.retry_after, facts.resets_at)  # noqa: FBT003
+
+
+def full_check(spending: Spending, cost: Cost, priority: str) -> Decision:
+    """Answer from the books, and remember a refusal that will stay one.
+
+    Raises:
+        ConfigError: a meter, a count or the priority is none.
+    """
+    spending.rank(priority)
+    if SWITCH.off:
+        return Decision(True, "quotaguard is disabled")  # noqa: FBT003
+    ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
+    counted = spending.units_of(cost)
+    changes = spending.holder.queue.changes
+    verdict = spending.post(Check(counted, priority, ahead))
+    if isinstance(verdict, Spent) and len(counted) == 1:
+        _remember_spent(spending, counted, priority, verdict, changes)
+    if isinstance(verdict, Done):
+        return Decision(True, "a poll comes first")  # noqa: FBT003
+    return decision(None if isinstance(verdict, Granted) else verdict)
+
+
+def _remember_spent(
     spending: Spending, cost: dict[str, int], priority: str, spent: Spent, changes: int
 ) -> None:
     """Keep what a check of *cost* (one meter) found, for those who ask the same."""

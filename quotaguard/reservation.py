@@ -58,7 +58,8 @@ class Reservation:
     id = 0
     lapses_at: float | None = None
     _lent: list[Reservation] | None = None
-    _borrowed: tuple[Reservation, dict[str, int]] | None = None
+    _borrowed: tuple[Reservation, dict[str, int], float | None] | None = None
+    _asked: float | None = None
     _probes: tuple[str, ...] = ()
     _epoch = 0
     _changes = 0
@@ -187,7 +188,7 @@ class Reservation:
         if borrow(self, _current.get()):
             self._spending.reserved(self._cost, self.priority)
             return OPEN
-        return NEW if self._borrowed is None else REFUSED
+        return NEW if self._borrowed is None and self._cost else REFUSED
 
     def _still(self, denial: Denial) -> Denial:
         """Return a denial that holds for this call too; listeners want to hear each."""
@@ -210,7 +211,7 @@ class Reservation:
     def _opened(self, granted: Granted) -> None:
         self.state = OPEN
         self._epoch = self._holder.epoch
-        self._probes = granted.probes
+        self._probes, self._asked = granted.probes, granted.at
         self._spending.reserved(self._cost, self.priority)
 
     def _refused(self, refusal: Refusal) -> Any:  # noqa: ANN401 - what the user gave

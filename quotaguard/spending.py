@@ -15,7 +15,9 @@ from quotaguard.quota.events import Degraded, Event, Released, Reserved, Settled
 from quotaguard.quota.meter import MeterTerms
 from quotaguard.quota.policy import Duration, seconds
 from quotaguard.quota.polls import PollTerms
+from quotaguard.quota.rates import RateTerms
 from quotaguard.quota.readings import amount, units
+from quotaguard.quota.theirs import theirs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Entry
+    from quotaguard.quota.account import Books, Entry
     from quotaguard.quota.calls import Cost, Report
     from quotaguard.quota.policy import Policy
-    from quotaguard.quota.readings import Reading
+    from quotaguard.quota.readings import Moment, Reading
     from quotaguard.quota.verdicts import Verdict
     from quotaguard.reservation import Reservation
     from quotaguard.stats import Stats
+
+    _Picture = TypeVar("_Picture")
 
 __all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
 
@@ -99,7 +103,8 @@ class Spending:
         self.stats = stats
         self.background = background
         self.max_wait = float(policy.max_wait)  # type: ignore[arg-type] # a Policy holds seconds
-        self.odd = self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
+        self.fractional = any(meter.scale != 1 for meter in provider.meters.values())
+        self.odd = self.fractional or bool(terms.rates.rates)
         self._log = log
         self._listeners = listeners
         self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
@@ -163,7 +168,7 @@ class Spending:
         known = self._plain.get(id(cost))
         if known is not None and known[0] is cost:
             return known[1]
-        if self.odd:
+        if self.fractional:
             return cost
         counted = self.units_of(cost)
         if cost.__class__ is MappingProxyType and len(self._plain) < _REMEMBERED:
@@ -212,6 +217,13 @@ class Spending:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
+
+    def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
+        """Return what *draw* makes of the books as they stand now. Never polls."""
+        self.post(Touch())
+        with self.holder.lock:
+            books = self.holder.books
+            return draw(books, theirs(books.ahead, self.clock.now()), self.terms)
 
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the units that may still be safely spent, None for unlimited."""
@@ -334,6 +346,7 @@ def terms_of(provider: Provider, policy: Policy) -> Terms:
             name: MeterTerms.of(meter, policy.of(name)) for name, meter in provider.meters.items()
         },
         polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
+        rates=RateTerms(policy.rates, policy.slack, policy.shadow),  # type: ignore[arg-type] # as above
     )
 
 

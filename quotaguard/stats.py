@@ -95,6 +95,23 @@ class Shelf:
             self._items.clear()
 
 
+class _Question:
+    """One poll: made when it is sent, and read by what it asked for."""
+
+    def __init__(self, provider: Provider, wall: float) -> None:
+        self._provider = provider
+        self._wall = wall
+        self._read: Parse[Reading] = provider.read_stats
+
+    def ask(self) -> StatsRequest:
+        request = self._provider.stats_request(self._wall)
+        self._read = request.read or self._read
+        return request
+
+    def read(self, outcome: Outcome) -> Reading:
+        return replace(self._read(outcome), dated=dated(outcome.headers))
+
+
 class Stats:
     """Carries the stats exchanges of one provider. Thread-safe, cheap to construct.
 
@@ -142,15 +159,15 @@ class Stats:
             StatsUnreadable: the answer is encoded, too long, or not a reading.
             NoSubscription: the provider says that nothing is subscribed.
         """
-        asked = self._timer()
-        answer = self._answer(lambda: self._provider.stats_request(wall))
-        return self._shelved(asked, self._read(self._dated, answer))
+        asked, poll = self._timer(), _Question(self._provider, wall)
+        answer = self._answer(poll.ask)
+        return self._shelved(asked, self._read(poll.read, answer))
 
     async def afetch(self, wall: float = 0.0) -> Reading:
         """Do what `fetch` does, without blocking the event loop; asyncio and trio."""
-        asked = self._timer()
-        answer = await self._answer_async(lambda: self._provider.stats_request(wall))
-        return self._shelved(asked, self._read(self._dated, answer))
+        asked, poll = self._timer(), _Question(self._provider, wall)
+        answer = await self._answer_async(poll.ask)
+        return self._shelved(asked, self._read(poll.read, answer))
 
     def recent(self, within: float = 1.0) -> Reading | None:
         """Return the last reading if asked for less than *within* (at most 60) seconds ago.
@@ -188,9 +205,6 @@ class Stats:
     async def aclose(self) -> None:
         """Do what `close` does."""
         self.close()
-
-    def _dated(self, outcome: Outcome) -> Reading:
-        return replace(self._provider.read_stats(outcome), dated=dated(outcome.headers))
 
     def _shelved(self, asked: float, reading: Reading) -> Reading:
         newest, _ = cast("tuple[float, Reading]", self._shelf.get("stats") or (asked, None))
@@ -259,11 +273,13 @@ class Stats:
 
         try:
             with anyio.fail_after(self._deadline):
-                request = ask()
+                # Where the user's own code is asked for a key, it may ask somebody else.
+                aside = functools.partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+                slow = getattr(self._provider, "asks_for_key", False)
+                request = await aside(ask) if slow else ask()
                 outcome = await self._exchange_async(request, anyio.CancelScope())
                 if outcome.status == 401 and request.again is not None:
-                    # The user's own code, which may ask somebody for a new key.
-                    request = await anyio.to_thread.run_sync(request.again)
+                    request = await aside(request.again)
                     outcome = await self._exchange_async(request, anyio.CancelScope())
                 return outcome
         except Exception as error:  # noqa: BLE001 - every fault on the way is a failed poll

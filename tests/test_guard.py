@@ -635,7 +635,10 @@ def test_reprs_and_pickled_refusals_keep_the_facts_and_no_key(
     assert repr(guard) == "<Guard fullcontact: not read yet>"
     spend(guard, vendor, 90)
     clock.advance(7)
-    assert repr(guard) == f"<Guard fullcontact: {MATCHES} 90/100, margin 10, read 7 s ago>"
+    said = f"{MATCHES} 90/100, margin 10"
+    assert repr(guard) == f"<Guard fullcontact: {said}, read 7 s ago>"
+    assert repr(guard.standing()) == f"<Standing fullcontact: {said}, read 7 s ago>"
+    assert repr(guard.standing()[MATCHES]) == f"<Row {said}, headroom 0>"
     with pytest.raises(QuotaExhausted) as refused:
         spend(guard, vendor, 1)
     copy = pickle.loads(pickle.dumps(refused.value))  # noqa: S301 - our own
@@ -645,6 +648,43 @@ def test_reprs_and_pickled_refusals_keep_the_facts_and_no_key(
     assert KEY not in seen
 
 
+def test_a_guard_without_a_limit_says_so(clock: FakeClock) -> None:
+    """Read and unlimited is not the same as not read."""
+    knobs = {"quota": None, "company_quota": None}
+    with fake("fullcontact", key=KEY, clock=clock, **knobs) as vendor:
+        guard = guard_of(vendor, clock)
+        guard.refresh()
+        clock.advance(3)
+        assert repr(guard) == "<Guard fullcontact: no limit, read 3 s ago>"
+        assert "no limit" in repr(guard.standing()[MATCHES])
+
+
+def test_a_forecast_never_polls_and_counts_what_was_just_spent(
+    vendor: FakeFullContact, clock: FakeClock
+) -> None:
+    """It is about the books as they are: own spend at once, the provider when it is read."""
+    guard = guard_of(vendor, clock, overage_price=0.5)
+    assert len(guard.forecast()) == 0
+    assert vendor.polls == 0
+    spend(guard, vendor, 60)
+    polls = vendor.polls
+    row = guard.forecast()[MATCHES]
+    period = guard.standing()[MATCHES].period
+    assert period.start is not None
+    assert period.length is not None
+    passed = (clock.now().wall - period.start) / period.length
+    assert row.used == 60
+    assert row.burn_rate == pytest.approx(60 / (passed * period.length))
+    assert row.expected_at_end == pytest.approx(60 / passed)
+    assert row.resets_at == period.ends_at
+    assert row.overage_cost == pytest.approx(
+        0.5 * max(0.0, 60 / passed - 100),
+        rel=1e-4,  # a Date has whole seconds
+    )
+    assert guard.forecast()["person.enrichment.total"].runs_out_at is None
+    assert vendor.polls == polls
+
+
 async def test_the_async_names_do_the_same(vendor: FakeFullContact, clock: FakeClock) -> None:
     """One guard serves both colours."""
     guard = guard_of(vendor, clock)
@@ -652,6 +692,7 @@ async def test_the_async_names_do_the_same(vendor: FakeFullContact, clock: FakeC
         reservation.settle()
     assert (await guard.arefresh())[MATCHES].limit == 100
     assert (await guard.astanding())[MATCHES].used == 1
+    assert await guard.aforecast() == guard.forecast()
     with pytest.raises(QuotaExhausted):
         async with guard.reserve({MATCHES: 100}, priority="critical"):
             pass

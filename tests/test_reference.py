@@ -18,14 +18,30 @@ from typing import Any
 
 import pytest
 
-from quotaguard import FullContact, Guard, Policy, errors, logs
+from quotaguard import (
+    FullContact,
+    Guard,
+    Octanist,
+    OctanistChoices,
+    Policy,
+    SegOps,
+    SegOpsChoices,
+    Voxys,
+    VoxysChoices,
+    errors,
+    logs,
+)
 from quotaguard import reservation as reservations
 from quotaguard.clients.exchange import Receipt
+from quotaguard.providers import Provider
 from quotaguard.quota import events
 from quotaguard.quota.calls import Bill, Call, Outcome
+from quotaguard.quota.forecast import Forecast, ForecastRow
 from quotaguard.quota.standing import Decision, Row, Standing
 from quotaguard.reservation import MISSING, Reservation
 from quotaguard.testing.fullcontact import FullContactKnobs
+from quotaguard.testing.octanist import OctanistKnobs
+from quotaguard.testing.segops import SegOpsKnobs
 
 ROOT = Path(__file__).parents[1]
 HOUSE = ROOT / "quotaguard"
@@ -48,26 +64,28 @@ def plain(text: str) -> str:
 # -- policy -------------------------------------------------------------------
 
 
-def meanings() -> dict[str, str]:
-    """Return what the docstring of `Policy` says of each setting."""
-    said = plain((inspect.getdoc(Policy) or "").partition("\n\n")[2].partition("Raises:")[0])
-    names = "|".join(field.name for field in dataclasses.fields(Policy))
+def meanings(kind: type) -> dict[str, str]:
+    """Return what the docstring of *kind* says of each setting."""
+    said = plain((inspect.getdoc(kind) or "").partition("\n\n")[2].partition("Raises:")[0])
+    names = "|".join(field.name for field in dataclasses.fields(kind))
     parts = re.split(rf"(?:^|(?<=\. ))({names}): ", said)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def default(field: dataclasses.Field[Any]) -> str:
+def default(value: object) -> str:
     """Return a setting's default as one would write it."""
-    value = getattr(Policy(), field.name)
     shown = dict(value) if isinstance(value, Mapping) else value
     return f"`{json.dumps(shown)}`" if isinstance(shown, str | dict) else f"`{shown!r}`"
 
 
-def settings() -> str:
-    """Return the settings of a policy."""
-    said = meanings()
-    rows = ((f"`{f.name}`", default(f), said[f.name]) for f in dataclasses.fields(Policy))
-    return table(("setting", "default", "meaning"), rows)
+def settings(kind: type, head: str = "setting") -> str:
+    """Return the settings of a policy, or of a provider's choices."""
+    said, made = meanings(kind), kind()
+    rows = (
+        (f"`{f.name}`", default(getattr(made, f.name)), said[f.name])
+        for f in dataclasses.fields(kind)
+    )
+    return table((head, "default", "meaning"), rows)
 
 
 # -- events -------------------------------------------------------------------
@@ -97,7 +115,7 @@ def tree() -> str:
     return f"```text\n{inspect.cleandoc(drawn[1])}\n```"
 
 
-# -- FullContact ---------------------------------------------------------------
+# -- providers -----------------------------------------------------------------
 
 ENRICH = Call("POST", "https://api.fullcontact.com", "/v3/person.enrich", {}, b'{"email":"a@b.c"}')
 HOOKED = ENRICH._replace(body=b'{"email":"a@b.c","webhookUrl":"https://b.c"}')
@@ -105,7 +123,9 @@ SAID_QUOTA = b'{"message":"Usage limits for the provided API Key have been excee
 SAID_KEY = b'{"message":"The API Key provided is invalid."}'
 SAID_RATE = b'{"message":"Too Many Requests"}'
 
-ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
+Answers = list[tuple[str, Call, int, bytes | None]]
+
+FULLCONTACT: Answers = [
     ("200", ENRICH, 200, None),
     ("202, no `webhookUrl` in the body", ENRICH, 202, None),
     ("202, with `webhookUrl`", HOOKED, 202, None),
@@ -120,14 +140,44 @@ ANSWERS: list[tuple[str, Call, int, bytes | None]] = [
     ("503", ENRICH, 503, None),
 ]
 
+CREATE = Call("POST", "https://octanist.com", "/api/leads", {}, b'{"name":"Jane"}')
 
-def meters() -> str:
-    """Return the operations of FullContact and what they reserve, and its meters."""
+OCTANIST: Answers = [
+    ("200, 201", CREATE, 200, None),
+    ("other 2xx", CREATE, 204, None),
+    ("3xx", CREATE, 307, None),
+    ("400, 401, 404 and other 4xx", CREATE, 400, None),
+    ("402", CREATE, 402, None),
+    ("403, the lead was rejected", CREATE, 403, None),
+    ("409, the lead is there already", CREATE, 409, None),
+    ("429", CREATE, 429, None),
+    ("5xx", CREATE, 500, None),
+]
+
+EVENT = Call("POST", "https://api.segops.ai", "/api/ingestion/track/", {}, b"{}")
+EVENTS = EVENT._replace(path="/api/ingestion/track/batch/", body=b'{"events":[{},{},{}]}')
+SEGMENT = EVENT._replace(path="/api/segments/")
+
+SEGOPS: Answers = [
+    ("202 to an event", EVENT, 202, None),
+    ('202 to a batch, `{"queued": 2, "skipped": 1}`', EVENTS, 202, b'{"queued":2,"skipped":1}'),
+    ("202 to a batch, not to be read", EVENTS, 202, b""),
+    ("200, 201 to a segment", SEGMENT, 201, None),
+    ("other 2xx", EVENT, 200, None),
+    ("3xx", EVENT, 301, None),
+    ("400, 401, 402, 403, 404, 405 and other 4xx", EVENT, 403, b""),
+    ("429", EVENT, 429, b""),
+    ("5xx", EVENT, 500, None),
+]
+
+
+def meters(vendor: Provider) -> str:
+    """Return the operations of a provider and what they reserve, and its meters."""
     held = (
         (f"`{name}`", ", ".join(f"`{meter}` {units}" for meter, units in cost.items()))
-        for name, cost in sorted(FullContact.operations.items())
+        for name, cost in sorted(vendor.operations.items())
     )
-    kinds = ((f"`{name}`", meter.kind) for name, meter in FullContact.meters.items())
+    kinds = ((f"`{name}`", meter.kind) for name, meter in vendor.meters.items())
     return "\n\n".join([table(("operation", "reserves"), held), table(("meter", "kind"), kinds)])
 
 
@@ -139,16 +189,72 @@ def spent(bill: Bill) -> str:
         return "unknown: counted in full until a reading proves otherwise"
     paid = [f"`{meter.rpartition('.')[2]}` {units}" for meter, units in bill.cost.items() if units]
     evidence = [f"{', '.join(e.meters)} is {e.kind}" for e in bill.evidence if e.meters]
+    evidence += ["a pause" for e in bill.evidence if e.kind == "pause"]
+    evidence += ["a poll is wanted now" for e in bill.evidence if e.kind == "doubt"]
     return "; ".join([", ".join(paid) or "nothing", *evidence])
 
 
-def answers() -> str:
+def answers(vendor: Provider, told: Answers) -> str:
     """Return what each kind of answer costs."""
-    vendor = FullContact(api_key="test-key")
     rows = (
         (name, spent(vendor.bill(call, Outcome(status, {}, body))))
-        for name, call, status, body in ANSWERS
+        for name, call, status, body in told
     )
+    return table(("answer", "settled as"), rows)
+
+
+# -- Voxys ---------------------------------------------------------------------
+
+CONVERT = Call(
+    "POST",
+    "https://connect.voxys.ai",
+    "/api/v1/accounts/7/leads/9/convert",
+    {},
+    b'{"funnel_id":3,"funnel_stage_id":7}',
+)
+VOXYS_METERS = (
+    *("deals.created", "deals.won", "deals.lost", "value.created", "value.won"),
+    *("agent.1.created", "agent.1.won", "agent.1.value_won", "stage.7.count", "stage.7.value"),
+)
+VOXYS_ANSWERS: list[tuple[str, int]] = [
+    ("2xx", 200),
+    ("3xx", 302),
+    ("400, 401, 403, 404, 405, 422", 404),
+    ("402", 402),
+    ("429", 429),
+    ("5xx", 500),
+    ("anything else", 408),
+]
+
+
+def voxys_meters() -> str:
+    """Return the meters that Voxys may have, and where their numbers stand."""
+    vendor = Voxys("test-key", 7, 3, limits=dict.fromkeys(VOXYS_METERS))
+    rows = (
+        (
+            f"`{name}`",
+            meter.kind,
+            "deals" if meter.scale == 1 else "money",
+            f"`{vendor._places[name].path}`",
+        )
+        for name, meter in vendor.meters.items()
+    )
+    return table(("meter", "kind", "counts", "in the answer"), rows)
+
+
+def voxys_answers() -> str:
+    """Return what each kind of answer costs."""
+    vendor = Voxys("test-key", 7, 3, limits={"stage.7.count": 40})
+    told = {
+        "doubt": "the next reading is asked for at once",
+        "pause": "calls pause, by `Retry-After` or else for {:g} s",
+    }
+    rows = []
+    for name, status in VOXYS_ANSWERS:
+        bill = vendor.bill(CONVERT, Outcome(status))
+        paid = ", ".join(f"`{meter}` {units}" for meter, units in (bill.cost or {}).items())
+        evidence = [told[each.kind].format(each.seconds) for each in bill.evidence]
+        rows.append((name, "; ".join([paid or spent(Bill(bill.cost)), *evidence])))
     return table(("answer", "settled as"), rows)
 
 
@@ -224,17 +330,30 @@ def verbs(kind: type) -> str:
 
 
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
-    ("policy.md", "Settings"): settings,
+    ("policy.md", "Settings"): lambda: settings(Policy),
     ("events.md", "The records"): records,
     ("errors.md", "The tree"): tree,
-    ("fullcontact.md", "Operations and meters"): meters,
-    ("fullcontact.md", "What an answer costs"): answers,
+    ("fullcontact.md", "Operations and meters"): lambda: meters(FullContact("test-key")),
+    ("fullcontact.md", "What an answer costs"): lambda: answers(
+        FullContact("test-key"), FULLCONTACT
+    ),
+    ("octanist.md", "Operations and meters"): lambda: meters(Octanist("test-key")),
+    ("octanist.md", "What an answer costs"): lambda: answers(Octanist("test-key"), OCTANIST),
+    ("octanist.md", "Choices"): lambda: settings(OctanistChoices, "choice"),
+    ("segops.md", "Operations and meters"): lambda: meters(SegOps("test-key")),
+    ("segops.md", "What an answer costs"): lambda: answers(SegOps("test-key"), SEGOPS),
+    ("segops.md", "Choices"): lambda: settings(SegOpsChoices, "choice"),
+    ("voxys.md", "Meters"): voxys_meters,
+    ("voxys.md", "What an answer costs"): voxys_answers,
+    ("voxys.md", "Choices"): lambda: settings(VoxysChoices, "choice"),
     ("guard.md", "Guard"): lambda: verbs(Guard),
     ("guard.md", "Reservation"): lambda: verbs(Reservation),
     ("guard.md", "Receipt"): lambda: described(Receipt.__doc__ or ""),
     ("guard.md", "Decision"): lambda: described(Decision.__doc__ or ""),
     ("guard.md", "Standing"): lambda: described(Standing.__doc__ or ""),
     ("guard.md", "Row"): lambda: described(Row.__doc__ or ""),
+    ("guard.md", "Forecast"): lambda: described(Forecast.__doc__ or ""),
+    ("guard.md", "ForecastRow"): lambda: described(ForecastRow.__doc__ or ""),
 }
 
 
@@ -260,9 +379,10 @@ def test_a_section_is_what_the_code_says(page: str, heading: str) -> None:
     assert parted(text, heading)[1] == SECTIONS[page, heading]().rstrip()
 
 
-def test_every_setting_has_its_meaning() -> None:
-    """The docstring of Policy leaves none out."""
-    assert set(meanings()) == {field.name for field in dataclasses.fields(Policy)}
+@pytest.mark.parametrize("kind", [Policy, OctanistChoices, SegOpsChoices, VoxysChoices])
+def test_every_setting_has_its_meaning(kind: type) -> None:
+    """The docstring of a record of settings leaves none out."""
+    assert set(meanings(kind)) == {field.name for field in dataclasses.fields(kind)}
 
 
 def named(page: Path, heading: str) -> set[str]:
@@ -320,6 +440,9 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
             - {"misses_quota", "company_quota"}
         ),
     ),
+    ("octanist.md", "A fake Octanist", lambda: set(vars(OctanistKnobs)["__slots__"])),
+    ("segops.md", "Reports", lambda: set(SegOps("test-key").reports)),
+    ("segops.md", "The fake", lambda: set(vars(SegOpsKnobs)["__slots__"])),
 ]
 
 

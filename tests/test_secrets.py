@@ -116,7 +116,9 @@ def test_no_secret_is_logged_told_shown_or_raised(heard: Heard) -> None:
                 said.append(shown(error))
                 said.append(repr(pickle.loads(pickle.dumps(error))))  # noqa: S301 - our own
             clock.advance(400)
-        said += [repr(guard), repr(provider), repr(guard.standing()), repr(vars(guard))]
+        said += [repr(guard), repr(provider), repr(vars(guard))]
+        for picture in (guard.standing(), guard.forecast()):
+            said += [repr(picture), repr(picture.rows), picture.account]
         said += [repr(event) for event in told]
         said.append(repr(guard._spending.holder.books.state()))
     assert len(heard.lines) > 40

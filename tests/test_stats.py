@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -391,6 +393,90 @@ def test_a_key_that_no_header_can_carry_is_a_failed_poll(fetch: Fetch) -> None:
     assert type(error) is StatsUnavailable
 
 
+# A key that the application hands out.
+
+
+class Asking(Stub):
+    """A provider that asks for its key, at first and after a 401."""
+
+    def __init__(self, url: str, give: Callable[[], str]) -> None:
+        super().__init__(url)
+        self.give = give
+        self.asks_for_key = True
+
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+        return self._carrying(again=self._carrying)
+
+    def _carrying(self, again: Callable[[], StatsRequest] | None = None) -> StatsRequest:
+        return StatsRequest("GET", self.url, {"x-api-key": self.give()}, again=again)
+
+
+def test_a_refused_key_is_asked_for_again_once(fetch: Fetch) -> None:
+    """One answer of 401 brings another key, a second one is final."""
+
+    def script(wire: Wire) -> None:
+        wire.read()
+        good = b"x-api-key: two" in wire.request.lower()
+        status = "200 OK" if good else "401 No"
+        wire.send(_answer(status, "", b'{"used": 3, "limit": 9}'))
+
+    with _serving(script) as server:
+        keys = iter(["one", "two", "three", "four"])
+        stats = Stats(cast("Provider", Asking(server.url, lambda: next(keys))))
+        assert fetch(stats).usages["units"].used == 3
+        with pytest.raises(StatsForbidden):
+            fetch(stats)
+        assert len(_asked(server)) == 4
+    assert next(keys, None) is None
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("refused", [False, True], ids=["at first", "after a 401"])
+def test_who_hands_out_the_key_never_blocks_the_event_loop(backend: str, refused: bool) -> None:
+    """It may ask somebody else: the other tasks go on meanwhile."""
+    may, calls = threading.Event(), iter([refused, False, False])
+
+    def give() -> str:
+        if not next(calls):
+            assert may.wait(5)
+        return KEY
+
+    def script(wire: Wire) -> None:
+        wire.read()
+        wire.send(_answer("200 OK" if may.is_set() else "401 No", "", b'{"used": 3, "limit": 9}'))
+
+    async def poll(stats: Stats) -> int:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(goes_on)
+            return (await stats.afetch()).usages["units"].used
+
+    async def goes_on() -> None:
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        may.set()
+
+    with _serving(script) as server:
+        stats = Stats(cast("Provider", Asking(server.url, give)))
+        assert anyio.run(poll, stats, backend=backend) == 3
+
+
+def test_a_poll_does_not_wait_for_a_key_past_its_deadline(fetch: Fetch) -> None:
+    """The function may hang, the caller does not."""
+    late = threading.Event()
+
+    def give() -> str:
+        late.wait(5)
+        return KEY
+
+    stats = Stats(cast("Provider", Asking("http://localhost:1/", give)), deadline=SHORT)
+    timer = threading.Timer(4 * SHORT, late.set)
+    timer.start()
+    error = failure(fetch, stats)
+    assert not late.is_set()
+    assert "no whole answer within 0.2 s" in str(error)
+    timer.join()
+
+
 def test_leaving_the_program_goes_through(fetch: Fetch) -> None:
     """SystemExit is not a failed poll, though the sync colour meets it in a thread."""
 
@@ -688,6 +774,36 @@ def test_a_new_key_that_is_refused_too_is_a_refusal(fetch: Fetch) -> None:
         stub = _renewing(server.url, ["new", "third"])
         assert type(failure(fetch, Stats(cast("Provider", stub)))) is StatsForbidden
         assert len(_asked(server)) == 2
+
+
+class Dated(Stub):
+    """Asks for a window, and reads only what tells of that one."""
+
+    def stats_request(self, wall: float = 0.0, /) -> StatsRequest:
+        asked = StatsRequest("GET", f"{self.url}?day={wall:g}", {"x-api-key": KEY})
+        return replace(asked, read=partial(self.read_day, wall))
+
+    def read_day(self, wall: float, outcome: Outcome) -> Reading:
+        if outcome.status == 200 and json.loads(outcome.body or b"")["used"] != wall:
+            raise StatsUnreadable("another day", provider=self.name)
+        return self.read_stats(outcome)
+
+
+@pytest.mark.parametrize("colour", ["sync", "asyncio", "trio"])
+def test_an_answer_is_read_by_what_was_asked(colour: str) -> None:
+    """A question that depends on the time reads its own answer; and that of no other one."""
+    with _serving(_answering()) as server:
+        stats = Stats(cast("Provider", Dated(server.url)))
+
+        def fetch(wall: float) -> Reading:
+            if colour == "sync":
+                return stats.fetch(wall)
+            return anyio.run(stats.afetch, wall, backend=colour)
+
+        assert fetch(3.0).usages["units"] == Usage(3, 9)
+        with pytest.raises(StatsUnreadable, match="another day"):
+            fetch(4.0)
+        assert b"?day=4 " in _asked(server)[1]
 
 
 def test_reports_and_readings_do_not_share_keys() -> None:

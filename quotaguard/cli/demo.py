@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ import typer
 from rich.console import Console
 
 from quotaguard.cli.contacts import Contacts, FileFault, bundled
-from quotaguard.cli.display import Screen, say, table
+from quotaguard.cli.display import METER, Screen, say, table
 from quotaguard.cli.enrichment import PRIORITY, Job, Wire
+from quotaguard.cli.history import History
+from quotaguard.cli.picture import Picture
 from quotaguard.cli.report import Heard, advice, summary
 from quotaguard.cli.results import ADDED, REASON, Enriched, Refused, check_ours
 from quotaguard.cli.vendor import Vendor, played, real, remember
@@ -27,6 +29,8 @@ from quotaguard.ledgers.memory import MemoryLedger
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from quotaguard.quota.events import Event
 
 __all__ = ["demo"]
 
@@ -46,6 +50,15 @@ Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Calls at
 Seed = Annotated[int, typer.Option("--seed", help="Of whom the fake knows.")]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Forget earlier runs: their files are written anew.")
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE.png",
+        help="Draw the run over time: true count, our count, readings, refusals, quota. Needs "
+        "the extra 'plot'.",
+    ),
 ]
 ProviderUrl = Annotated[
     str | None,
@@ -68,6 +81,7 @@ class Settings:
     threads: int
     seed: int
     fresh: bool
+    plot: Path | None
     provider_url: str | None
 
     @property
@@ -84,6 +98,7 @@ def demo(
     threads: Threads = 8,
     seed: Seed = 0,
     fresh: Fresh = False,  # noqa: FBT002 - an option on the command line
+    plot: Plot = None,
     provider_url: ProviderUrl = None,
 ) -> None:
     """Enrich a CSV of contacts through a guarded client, up to the quota and not past it.
@@ -96,7 +111,7 @@ def demo(
     In every case what was done is in the files.
     """
     chosen = Settings(
-        source or bundled(), output, refused, quota, threads, seed, fresh, provider_url
+        source or bundled(), output, refused, quota, threads, seed, fresh, plot, provider_url
     )
     try:
         code = _run(chosen, Console(highlight=False))
@@ -126,6 +141,15 @@ class Stage:
     enriched: Enriched
     refused: Refused
     job: Job
+    picture: Picture | None
+    history: History
+
+    def look(self) -> None:
+        """Add a point to the picture, where there will be one."""
+        row = self.guard.standing().by_meter.get(METER) if self.picture else None
+        if row is not None:
+            true = None if self.vendor.fake is None else self.vendor.fake.true[METER]
+            self.history.look(true, row, time.time())
 
 
 def _run(chosen: Settings, console: Console) -> int:
@@ -154,6 +178,10 @@ def _run(chosen: Settings, console: Console) -> int:
         )
         for line in [] if fault else advice(stage.job, stage.heard, stage.vendor):
             say(console, line)
+        if stage.picture is not None:
+            stage.look()
+            stage.picture.draw(stage.history.series())
+            say(console, f"{stage.picture.path}: the picture of this run.")
     if fault is not None:
         return _complain(f"{fault}. Everything before is done, and stays done", 2)
     if caught:
@@ -164,6 +192,7 @@ def _run(chosen: Settings, console: Console) -> int:
 def _check_places(chosen: Settings) -> None:
     """Make sure that the results have a place, and that no other file stands there."""
     names = {"--input": chosen.source, "--output": chosen.output, "--refused": chosen.refused}
+    names |= {} if chosen.plot is None else {"--plot": chosen.plot}
     places: dict[Path, str] = {}
     for option, path in names.items():
         other = places.setdefault(path.resolve(), option)
@@ -178,6 +207,7 @@ def _check_places(chosen: Settings) -> None:
 @contextmanager
 def _staged(chosen: Settings, contacts: Contacts) -> Generator[Stage, None, None]:
     with ExitStack() as stack:
+        picture = None if chosen.plot is None else stack.enter_context(Picture(chosen.plot))
         if chosen.provider_url is None:
             if chosen.fresh:
                 chosen.memory.unlink(missing_ok=True)
@@ -188,8 +218,10 @@ def _staged(chosen: Settings, contacts: Contacts) -> Generator[Stage, None, None
             vendor = real(chosen.provider_url)
         wire = Wire(httpx.HTTPTransport())
         heard = Heard(delayed=wire.delayed)
+        history = History(vendor.policy, PRIORITY)
+        listeners: list[Callable[[Event], None]] = [heard, history] if picture else [heard]
         guard = stack.enter_context(
-            Guard(vendor.provider, ledger=MemoryLedger(), policy=vendor.policy, listeners=[heard])
+            Guard(vendor.provider, ledger=MemoryLedger(), policy=vendor.policy, listeners=listeners)
         )
         # The first reading: a key that does not work is told before a file is touched.
         guard.refresh()
@@ -203,7 +235,7 @@ def _staged(chosen: Settings, contacts: Contacts) -> Generator[Stage, None, None
         client = guard.client(transport=wire, headers=bearer, timeout=10.0)
         stack.enter_context(client)
         job = Job(client, wire, vendor.url, enriched, refused)
-        yield Stage(vendor, heard, guard, wire, enriched, refused, job)
+        yield Stage(vendor, heard, guard, wire, enriched, refused, job, picture, history)
 
 
 def _carry_out(chosen: Settings, screen: Screen, contacts: Contacts, stage: Stage) -> None:
@@ -212,11 +244,13 @@ def _carry_out(chosen: Settings, screen: Screen, contacts: Contacts, stage: Stag
     def watch() -> None:
         nonlocal kept
         screen.draw()
+        stage.look()
         if stage.vendor.fake is not None and time.monotonic() - kept > KEEP_EVERY:
             # A run that is killed has spent all the same.
             remember(chosen.memory, stage.vendor.fake)
             kept = time.monotonic()
 
+    stage.look()
     with screen:
         stage.job.run(contacts, chosen.threads, watch)
     if stage.vendor.fake is None:

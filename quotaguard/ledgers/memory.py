@@ -120,6 +120,7 @@ class _Account:
             meter.samples[-1] = (now.slow, meter.spent)
         self.books.cold_from = now.slow
         self.books.holders.clear()
+        self.books.rates.restart(now.slow)
         self.books.polls.claimed = None
         for number, holder in enumerate(self.holders):
             holder.restart(self, f"{os.getpid()}.{number}")

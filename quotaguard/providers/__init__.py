@@ -16,7 +16,11 @@ __all__ = ["Provider"]
 
 
 class Provider(Protocol):
-    """What the guard must know of a vendor. Implementations are pure and thread-safe."""
+    """What the guard must know of a vendor. Implementations are pure and thread-safe.
+
+    One whose `stats_request` may call the application for a key, which may block, says
+    so by a true attribute ``asks_for_key``: then event loops ask it in a worker thread.
+    """
 
     @property
     def name(self) -> str:

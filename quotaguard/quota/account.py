@@ -18,8 +18,10 @@ from quotaguard.quota.allotment import Lane, Tally
 from quotaguard.quota.events import Degraded, Event, PeriodTurned, ThresholdCrossed
 from quotaguard.quota.lines import line, share_left
 from quotaguard.quota.meter import MeterBooks, MeterTerms
+from quotaguard.quota.pacing import RateBooks
 from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
+from quotaguard.quota.rates import NO_RATES, RateTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
 from quotaguard.quota.theirs import theirs
 
@@ -40,6 +42,7 @@ class Terms:
     account: str
     meters: Mapping[str, MeterTerms]
     polls: PollTerms
+    rates: RateTerms = NO_RATES
 
     @property
     def settled(self) -> float:
@@ -87,6 +90,7 @@ class Books:
         "paused",
         "period",
         "polls",
+        "rates",
         "slots",
         "state_told",
     )
@@ -104,6 +108,7 @@ class Books:
         self.asked = self.asked_fast = -math.inf
         self.asked_wall: float | None = None
         self.slots: dict[str, float] = {}
+        self.rates = RateBooks()
         self.paused = -math.inf
         self.state_told = "fresh"
         self.ahead: list[float] = []
@@ -117,6 +122,8 @@ class Books:
         now = theirs(self.ahead, now)
         self.absorb(holder, report, now, terms)
         events = self._turn(now, terms)
+        if terms.rates.rates or self.rates.logs:
+            self.rates.begin(terms.rates, now.slow)
         posted = entry.apply(self, now, terms)
         self._hold(holder, posted)
         if events:
@@ -130,6 +137,14 @@ class Books:
         if books is None:
             books = self.meters[name] = MeterBooks()
         return books
+
+    def known(self, terms: Terms) -> list[tuple[MeterBooks, MeterTerms]]:
+        """Return the meters that *terms* name, with their terms.
+
+        Another guard of the account may have meters of its own, where users set limits.
+        """
+        named = self.meters.items()
+        return [(meter, terms.meters[name]) for name, meter in named if name in terms.meters]
 
     def absorb(self, holder: str, report: Mapping[str, Tally], now: Moment, terms: Terms) -> None:
         """Take over a holder's cumulative counts: only what is new since its last report."""
@@ -172,8 +187,8 @@ class Books:
         if self.contested is not None and (self.contested[0].end or 0.0) > period.end:
             return []  # the newest answer says that it goes on; the next one will tell
         earliest = now.slow - (now.wall - (period.end - period.skew))
-        for name, meter in self.meters.items():
-            if terms.meters[name].resets:
+        for meter, mine in self.known(terms):
+            if mine.resets:
                 meter.turn(earliest)
         length = period.length
         self.ended, self.live = period, False
@@ -262,8 +277,8 @@ class Books:
         """Return the thresholds that usage has passed for the first time this period."""
         events: list[Event] = []
         for name in names:
-            meter, mine = self.meters[name], terms.meters[name]
-            if not meter.limit or not meter.read:
+            meter, mine = self.meters[name], terms.meters.get(name)
+            if mine is None or not meter.limit or not meter.read:
                 continue
             used = meter.likely() + meter.held
             share = used / meter.limit
@@ -361,6 +376,7 @@ _STATES: Mapping[str, Any] = {
         for who, tallies in holders.items()
     },
     "polls": lambda polls: polls.state(),
+    "rates": lambda rates: rates.state(),
     "period": _period,
     "contested": _contested,
     "ended": _period,
@@ -373,6 +389,7 @@ _BOOKS: Mapping[str, Any] = {
         for who, tallies in told.items()
     },
     "polls": Polls.of,
+    "rates": RateBooks.of,
     "period": _read_period,
     "contested": _read_contested,
     "ended": _read_period,

@@ -36,15 +36,18 @@ from quotaguard.quota.entries import (
     GiveBack,
     PollLost,
     Reserve,
+    delayed,
 )
-from quotaguard.quota.events import Delayed, Event, Refused
+from quotaguard.quota.events import Event, Refused
 from quotaguard.quota.observing import Observe
+from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.readings import Reading, nothing
 from quotaguard.quota.verdicts import (
     Due,
     Granted,
     Later,
     Pending,
+    Slot,
     Spent,
     TooLarge,
     Unknown,
@@ -138,11 +141,12 @@ class Request:
     on_exhausted: str = "raise"
     shadow: bool = False
     lanes: Mapping[str, int] = field(default_factory=nothing)
+    moved: float | None = None
 
     def entry(
         self,
         *,
-        slot: float | None,
+        slot: Slot | None,
         waited: float,
         may_poll: bool = True,
         forced: bool = False,
@@ -157,6 +161,7 @@ class Request:
             forced=forced,
             lanes=self.lanes,
             max_wait=max(0.0, self.max_wait - waited),
+            moved=self.moved,
         )
 
 
@@ -172,17 +177,18 @@ def reserving(request: Request) -> Story:
     Raises:
         Refusal: the call does not go. Nothing is held for it.
     """
-    slot: float | None = None
+    slot: Slot | None = None
     now, error, news = request.at, None, False
     while True:
         waited = now - request.at
         verdict = yield Post(request.entry(slot=slot, waited=waited, may_poll=not news))
-        slot, polled = None, False
+        before, slot, polled = slot, None, False
         match verdict:
             case Granted():
                 return verdict
             case Due(claim=claim):
                 error = yield from polling(claim)
+                slot = before if isinstance(before, RateSlot) else None
                 continue
             case Pending(facts=facts, seconds=delay):
                 # The first reading of all is worth a wait even to those who never wait,
@@ -201,7 +207,8 @@ def reserving(request: Request) -> Story:
         late = delay > request.max_wait - waited or delay == math.inf
         if late and not isinstance(verdict, Pending):
             return (yield from _refuse(request, verdict, error, now))
-        yield Tell(_delayed(request, facts, delay, reason))
+        same = slot is not None and slot == before
+        yield from _delayed(request, facts, delay, reason, again=same)
         undo = None if slot is None else _return(request, slot, facts.meter)
         woken = yield Sleep(delay, request.priority, undo, polled=polled)
         if woken is None:
@@ -213,7 +220,7 @@ def reserving(request: Request) -> Story:
             now = woken
 
 
-def _return(request: Request, slot: float, meter: str) -> GiveBack:
+def _return(request: Request, slot: Slot, meter: str) -> GiveBack:
     return GiveBack(request.priority, slot, {meter: request.cost.get(meter, 0)})
 
 
@@ -260,7 +267,7 @@ def _refuse(request: Request, verdict: object, error: ProviderError | None, now:
     refusal = _refusal(request, verdict)
     if isinstance(verdict, Spent):
         refusal.stays = verdict.until
-    elif isinstance(verdict, Later):
+    elif isinstance(verdict, Later) and not isinstance(verdict.slot, RateSlot):
         refusal.stays = now + min(1.0, verdict.delay - (request.max_wait - (now - request.at)))
     yield Tell(_refused(refusal, shadow=request.shadow))
     if request.shadow:
@@ -292,15 +299,12 @@ def _refusal(request: Request, verdict: object) -> Refusal:
     raise AssertionError(msg)
 
 
-def _delayed(request: Request, facts: RefusalFacts, delay: float, reason: str) -> Delayed:
-    return Delayed(
-        provider=facts.provider,
-        account=facts.account,
-        meter=facts.meter,
-        priority=request.priority,
-        delay=delay,
-        reason=reason,
-    )
+def _delayed(
+    request: Request, facts: RefusalFacts, delay: float, reason: str, *, again: bool
+) -> Generator[Ask, object, None]:
+    """Tell the delay; not *again* to one who only looked whether its place has come."""
+    if not again:
+        yield Tell(delayed(facts, request.priority, delay, reason))
 
 
 def _refused(refusal: Refusal, *, shadow: bool) -> Refused:

@@ -23,6 +23,7 @@ MOST_PAUSE = 3600.0
 
 _NUMBER = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?")
 _REQUEST_ID = re.compile(r"[!-~]{1,80}")
+_PATH = re.compile(r"[\w .\[\]-]{1,200}")
 _REQUEST_ID_HEADERS = ("x-request-id", "x-amzn-requestid")
 
 
@@ -74,13 +75,23 @@ def paused(outcome: Outcome) -> tuple[Evidence, ...]:
 
 
 class Faults:
-    """Makes one provider's errors: with its name, the status, the request id, no secret."""
+    """Makes one provider's errors: with its name, the status, the request id, no secret.
 
-    __slots__ = ("_key", "_name")
+    said: finds the code and the request id in an answer's body, for vendors who put
+        them there; None where there is none.
+    """
 
-    def __init__(self, name: str, key: Secret | None) -> None:
+    __slots__ = ("_key", "_name", "_said")
+
+    def __init__(
+        self,
+        name: str,
+        key: Secret | None,
+        said: Callable[[Outcome], tuple[str | None, str | None]] | None = None,
+    ) -> None:
         self._name = name
         self._key = key
+        self._said = said
 
     def of(
         self,
@@ -93,13 +104,15 @@ class Faults:
         request_id: str | None = None,
     ) -> ProviderError:
         """Return an error of *kind*; *code* and *request_id* are shown where they look it."""
-        headers = outcome.headers
-        told = (request_id, *(headers.get(name) for name in _REQUEST_ID_HEADERS))
+        headers, found = outcome.headers, (code, request_id)
+        if self._said is not None and found == (None, None):
+            found = self._said(outcome)
+        told = (found[1], *(headers.get(name) for name in _REQUEST_ID_HEADERS))
         return kind(
             said,
             provider=self._name,
             status=outcome.status,
-            code=self._shown(code),
+            code=self._shown(found[0]),
             path=path,
             retry_after=retry_after(headers),
             request_id=next((one for one in map(self._shown, told) if one), None),
@@ -121,13 +134,18 @@ class Faults:
             try:
                 return build(said)
             except Unfit as unfit:
-                path, why = unfit.path, str(unfit)
+                path, why = self._plain(unfit.path), str(unfit)
             except (ValueError, OverflowError):
                 # Such an error quotes what it was given, and that is the vendor's.
                 why = "a value in it is not what it must be"
         raise self.of(
             StatsUnreadable, f"looked for {path} in the answer: {why}", outcome, path=path
         )
+
+    def _plain(self, path: str) -> str:
+        """Return a path; where the vendor's own names in it are no names, none of it."""
+        secret = self._key is not None and self._key.reveal() in path
+        return "the answer" if secret or not _PATH.fullmatch(path) else path
 
     def _shown(self, said: object) -> str | None:
         """Return an id as a plain word; None where it is none, or has the key in it."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from quotaguard.quota.readings import NOTHING, Amount, nothing
+from quotaguard.quota.readings import NOTHING, Amount, Reading, nothing
 
 __all__ = [
     "Bill",
@@ -105,6 +105,8 @@ class StatsRequest:
 
     again: what to send instead, once, where the answer is 401; it may take a new key
         from somewhere, and block. None: a refused key is refused.
+    read: how a poll's answer is read where it depends on the question (a window of
+        dates); raises `ProviderError` only. None: by `Provider.read_stats`.
     """
 
     method: str
@@ -112,6 +114,7 @@ class StatsRequest:
     headers: Mapping[str, str] = field(default_factory=nothing, repr=False)
     body: bytes | None = field(default=None, repr=False)
     again: Callable[[], StatsRequest] | None = field(default=None, repr=False, compare=False)
+    read: Callable[[Outcome], Reading] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

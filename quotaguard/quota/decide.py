@@ -15,11 +15,12 @@ from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict, queu
 from quotaguard.quota.allotment import NO_ROOM, Lane
 from quotaguard.quota.lines import share_left, wait_for
 from quotaguard.quota.meter import MeterBooks, MeterTerms
+from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.polls import REFUSED_EVERY
 from quotaguard.quota.readings import Moment, amount
-from quotaguard.quota.verdicts import Later, Pending, Spent, TooLarge, Unknown
+from quotaguard.quota.verdicts import Later, Pending, Slot, Spent, TooLarge, Unknown
 
-__all__ = ["judge", "lanes"]
+__all__ = ["judge", "judge_cost", "lanes"]
 
 CAUTIOUS = 0.25
 CAUTIOUS_BEST = 0.5
@@ -27,6 +28,8 @@ CAUTIOUS_BEST = 0.5
 
 INSTANT = 1e-6
 """Seconds that Unix time as a float cannot tell apart: to wait for them has no end."""
+
+PAUSED = "the provider asked for a pause"
 
 LONGEST_LANE = 5.0
 PENDING_LANE = 0.25
@@ -39,11 +42,41 @@ def judge(
     now: Moment,
     terms: Terms,
     *,
-    promised: bool = False,
+    slot: Slot | None = None,
+    moved: float | None = None,
+    paused: bool = True,
 ) -> Verdict | None:
     """Return why a call of *cost* cannot go now, or None: it can.
 
-    promised: the caller comes for a slot that it was given.
+    slot: the caller comes for this one, which it was given. moved: when the request went
+    that this one replaces. paused: heed the pause that the provider asked for.
+    """
+    worst = judge_cost(books, cost, priority, now, terms, promised=isinstance(slot, float))
+    if worst is not None and not isinstance(worst, Later):
+        return worst
+    pause = books.paused - now.fast if paused and now.fast < books.paused else 0.0
+    if not pause and not books.rates.logs:
+        return worst
+    delay, reason, place = _held(books, priority, pause, now, terms, slot=slot, moved=moved)
+    if not delay or (worst is not None and worst.delay >= delay):
+        return worst
+    name = next(iter(cost), next(iter(terms.meters)))
+    facts = _facts(books, name, cost.get(name, 0), priority, now, terms)
+    return _later(facts, delay, reason, place)
+
+
+def judge_cost(
+    books: Books,
+    cost: Mapping[str, int],
+    priority: str,
+    now: Moment,
+    terms: Terms,
+    *,
+    promised: bool = False,
+) -> Verdict | None:
+    """Return why the meters let no call of *cost* go now, whatever its time, or None.
+
+    promised: the caller comes for a slot on a line.
     """
     worst: Verdict | None = None
     rank = -1.0
@@ -51,11 +84,32 @@ def judge(
         verdict = _judge_meter(books, name, count, priority, now, terms, promised=promised)
         if verdict is not None and _rank(verdict) > rank:
             worst, rank = verdict, _rank(verdict)
-    if worst is None and now.fast < books.paused:
-        name = next(iter(cost), next(iter(terms.meters)))
-        facts = _facts(books, name, cost.get(name, 0), priority, now, terms)
-        return _later(facts, books.paused - now.fast, "the provider asked for a pause")
     return worst
+
+
+def _held(
+    books: Books,
+    priority: str,
+    pause: float,
+    now: Moment,
+    terms: Terms,
+    *,
+    slot: Slot | None,
+    moved: float | None,
+) -> tuple[float, str, RateSlot | None]:
+    """Return how long the *pause* or a rate holds the next request back, why, and its place."""
+    rates = terms.rates
+    if not books.rates.logs or (pause and rates.shadow):
+        return pause, PAUSED, None
+    behind = -rates.slack.get(priority, 0.0)
+    mine = slot if isinstance(slot, RateSlot) else None
+    start = now.slow + pause
+    place, rate = books.rates.place(behind, now.slow, start, mine, moved)
+    if place.at <= now.slow:
+        return 0.0, "", None
+    # A waiter whose clock rounds must not come back before it has moved.
+    delay = max(place.at - now.slow, INSTANT)
+    return delay, f"the rate {rate}" if place.at > start else PAUSED, place
 
 
 def _rank(verdict: Verdict) -> float:
@@ -151,7 +205,7 @@ def _facts(
     return books.facts(name, now, terms, priority=priority, requested=count)
 
 
-def _later(facts: RefusalFacts, delay: float, reason: str, slot: float | None = None) -> Later:
+def _later(facts: RefusalFacts, delay: float, reason: str, slot: Slot | None = None) -> Later:
     facts = replace(facts, retry_after=delay if delay < math.inf else None, reason=reason)
     return Later(facts, delay, reason, slot)
 
@@ -230,7 +284,9 @@ def lanes(
 
     taken: units that this very entry grants and that are not yet in the books.
     """
-    granted = {}
+    granted: dict[str, Lane] = {}
+    if books.rates.logs:
+        return granted  # every request is one of a rate, and is entered there
     for name in names:
         meter = books.meters.get(name)
         if meter is None or not meter.read or meter.blocked:

@@ -6,18 +6,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from quotaguard.errors import NoSubscription, ProviderError, StatsForbidden
+from quotaguard.errors import NoSubscription, ProviderError, RefusalFacts, StatsForbidden
 from quotaguard.quota.account import Books, Posted, Terms, queue_of
-from quotaguard.quota.decide import judge, lanes
-from quotaguard.quota.events import PollFailed
+from quotaguard.quota.decide import judge, judge_cost, lanes
+from quotaguard.quota.events import Delayed, Event, PollFailed
 from quotaguard.quota.observing import Observe, ladder
-from quotaguard.quota.polls import REFUSED_EVERY, Claim
+from quotaguard.quota.pacing import RateSlot
+from quotaguard.quota.polls import REFUSED_EVERY, RETRY_AFTER_CAP, Claim
 from quotaguard.quota.readings import Moment, nothing
 from quotaguard.quota.verdicts import (
     Done,
     Due,
     Granted,
     Later,
+    Slot,
     Spent,
     Verdict,
 )
@@ -35,11 +37,23 @@ __all__ = [
     "Reserve",
     "Touch",
     "Unblocked",
+    "delayed",
 ]
-
 
 COURTESY = 1.0
 """Seconds of a pause that a call may skip which is not allowed to wait for it."""
+
+
+def delayed(facts: RefusalFacts, priority: str, delay: float, reason: str) -> Delayed:
+    """Return the event of a call that goes in *delay* seconds."""
+    return Delayed(
+        provider=facts.provider,
+        account=facts.account,
+        meter=facts.meter,
+        priority=priority,
+        delay=delay,
+        reason=reason,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,79 +64,108 @@ class Reserve:
     slot: the place that the caller was given before and now comes for.
     may_poll: the caller can make a poll that is due.
     forced: the call goes whatever the books say (shadow mode).
-    lanes: meters to grant lanes for. hopeless: it will not wait for anything.
+    lanes: meters to grant lanes for. max_wait: a longer delay is not waited for.
+    moved: when (slow clock) the request went that this one replaces: it covered this one.
     """
 
     name: str
     cost: Mapping[str, int]
     priority: str
-    slot: float | None = None
+    slot: Slot | None = None
     may_poll: bool = True
     forced: bool = False
     lanes: Mapping[str, int] = field(default_factory=nothing)
     max_wait: float = math.inf
+    moved: float | None = None
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Decide, and charge if the call goes."""
         if self.may_poll and self._poll_due(books, now, terms):
             claim = books.polls.claim(self.name, now, terms.polls)
             return Posted(Due(claim))
-        promised = self.slot is not None
-        verdict = judge(books, self.cost, self.priority, now, terms, promised=promised)
-        waits = isinstance(verdict, Later) and verdict.delay <= self.max_wait
-        if promised and not waits:
-            self._step_out(books, now, terms)
-        if verdict is None or self.forced or self._courtesy(verdict):
+        verdict = self._judge(books, now, terms)
+        late = verdict if isinstance(verdict, Later) and verdict.delay <= self.max_wait else None
+        if self.slot is not None and type(late and late.slot) is not type(self.slot):
+            self._step_out(self.slot, books, now, terms)
+        if late is not None and terms.rates.shadow and isinstance(late.slot, RateSlot):
+            told = delayed(late.facts, self.priority, late.delay, late.reason)
+            return self._grant(books, now, terms, told)
+        if verdict is None or self.forced or self._courtesy(verdict, books, now, terms):
             return self._grant(books, now, terms)
         return Posted(self._plan(books, verdict, now, terms), events=ladder(books, now, terms))
 
-    def _step_out(self, books: Books, now: Moment, terms: Terms) -> None:
-        """Free the slot of one who goes sooner, or not at all: nobody must wait behind it."""
-        slot = self.slot or -math.inf
+    def _judge(
+        self, books: Books, now: Moment, terms: Terms, *, paused: bool = True
+    ) -> Verdict | None:
+        return judge(
+            books,
+            self.cost,
+            self.priority,
+            now,
+            terms,
+            slot=self.slot,
+            moved=self.moved,
+            paused=paused,
+        )
+
+    def _step_out(self, slot: Slot, books: Books, now: Moment, terms: Terms) -> None:
+        """Free the slot of one who goes now, or not at all: nobody must wait behind it."""
+        if isinstance(slot, RateSlot):
+            books.rates.give_back(slot)
+            return
         for name, count in self.cost.items():
             if now.fast < slot <= books.slots.get(queue_of(name, self.priority), -math.inf):
                 GiveBack(self.priority, slot, {name: count}).apply(books, now, terms)
                 return
 
-    def _courtesy(self, verdict: Verdict) -> bool:
+    def _courtesy(self, verdict: Verdict, books: Books, now: Moment, terms: Terms) -> bool:
         """Whether only a short pause is in the way of a call that waits for nothing.
 
         The server paces by itself (FullContact up to a second); that refuses no call.
         """
-        if not isinstance(verdict, Later) or verdict.slot is not None:
+        if not isinstance(verdict, Later) or not self.max_wait < verdict.delay <= COURTESY:
             return False
-        return self.max_wait < verdict.delay <= COURTESY
+        return self._judge(books, now, terms, paused=False) is None
 
     def _poll_due(self, books: Books, now: Moment, terms: Terms) -> bool:
         """Whether to poll first; a call that would be refused may use the polls kept for it."""
         if now.fast < books.polls.next:
             return False
-        urgent = judge(books, self.cost, self.priority, now, terms) is not None
+        # No poll ends a pause, or lets more requests into a window.
+        urgent = judge_cost(books, self.cost, self.priority, now, terms) is not None
         return books.polls.due(now, terms.polls, urgent=urgent)
 
-    def _grant(self, books: Books, now: Moment, terms: Terms) -> Posted:
+    def _grant(self, books: Books, now: Moment, terms: Terms, *told: Event) -> Posted:
         probes = []
         for name in self.cost:
             meter = books.meter(name)
-            if meter.blocked:
+            if meter.blocked and self.cost[name]:
                 # The one probe; the next comes later unless this one succeeds.
                 meter.block(now)
                 probes.append(name)
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, self.cost)
         for name, count in self.cost.items():
             books.meters[name].held += count
-        events = books.crossed(self.cost, now, terms)
+        events = [*told, *books.crossed(self.cost, now, terms)]
         for name, count in self.cost.items():
             books.meters[name].held -= count  # entered by post, with the lanes
         events.extend(ladder(books, now, terms))
-        return Posted(Granted(tuple(probes)), dict(self.cost), ahead, tuple(events))
+        at = None
+        if books.rates.logs:
+            at = now.slow
+            books.rates.enter(at, self.moved)
+        return Posted(Granted(tuple(probes), at), dict(self.cost), ahead, tuple(events))
 
     def _plan(self, books: Books, verdict: Verdict, now: Moment, terms: Terms) -> Verdict:
         """Hand out the slot, or plan the poll that may change the verdict."""
         if isinstance(verdict, Later) and verdict.slot is not None:
-            if verdict.delay <= self.max_wait and verdict.delay < math.inf:
+            if verdict.delay > self.max_wait or verdict.delay == math.inf:
+                return verdict
+            if not isinstance(verdict.slot, RateSlot):
                 queue = queue_of(verdict.facts.meter, self.priority)
                 books.slots[queue] = max(books.slots.get(queue, -math.inf), verdict.slot)
+            elif not terms.rates.shadow:
+                books.rates.promise(verdict.slot, now.slow)
             return verdict
         if isinstance(verdict, Spent):
             if verdict.heals is None:
@@ -156,7 +199,9 @@ class Check:
                 books.polls.want(asked + REFUSED_EVERY, now, terms.polls)
             # A call would poll first, and nobody knows what it would find.
             closed = isinstance(verdict, Spent) and books.meters[verdict.facts.meter].blocked
-            first = not closed and books.polls.due(now, terms.polls, urgent=True)
+            # But none that ends a pause, or lets more requests into a window.
+            timed = isinstance(verdict, Later) and not isinstance(verdict.slot, float)
+            first = not (closed or timed) and books.polls.due(now, terms.polls, urgent=True)
             return Posted(Done() if first else verdict)
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, nothing())
         return Posted(Granted(), lanes=ahead)
@@ -177,11 +222,14 @@ class GiveBack:
     """Return a slot that its waiter no longer wants. *cost*: of the meter waited for."""
 
     priority: str
-    slot: float
+    slot: Slot
     cost: Mapping[str, int]
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Let those behind move up by what this one would have taken."""
+        if isinstance(self.slot, RateSlot):
+            books.rates.give_back(self.slot)
+            return Posted(Done())
         for name, count in self.cost.items():
             queue = queue_of(name, self.priority)
             last = books.slots.get(queue)
@@ -304,6 +352,6 @@ class Pause:
     seconds: float
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:  # noqa: ARG002 - the protocol's
-        """Hold sends, the longest pause counts."""
-        books.paused = max(books.paused, now.fast + self.seconds)
+        """Hold sends, the longest pause counts; more than an hour is a mistake or an attack."""
+        books.paused = max(books.paused, now.fast + min(self.seconds, RETRY_AFTER_CAP))
         return Posted(Done())

@@ -126,12 +126,8 @@ class Fields:
 
     def counts(self, name: str) -> dict[str, int]:
         """Return an object that has a count under every name."""
-        read = {key: whole(said) for key, said in self.inside(name).extra.items()}
-        counts = {key: count for key, count in read.items() if count is not None}
-        # The names are the vendor's, and no path quotes them.
-        return self._fit(
-            name, counts if len(counts) == len(read) else None, "it has what is no whole number"
-        )
+        inner = self.inside(name)
+        return {key: inner.whole(key) for key in inner.extra}
 
     def _fit(self, name: str, fit: T | None, why: str) -> T:
         if fit is None:

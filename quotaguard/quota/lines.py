@@ -100,7 +100,7 @@ def line(slack: float, share: float, limit: int) -> int:
 def wait_for(
     remaining: float,
     slack: float,
-    limit: int,
+    limit: float,
     period: Period,
     wall: float,
     profile: tuple[tuple[float, ...], ...] | None = None,

@@ -72,21 +72,19 @@ class Observe:
         if told.end is None or told == books.period:
             if not late:
                 books.contested = None
-                # Within the skew an old period proves nothing: the clock still turns it.
-                books.live = books.live if told.end is None else asked.wall < told.end + told.skew
+                if told.end is not None:
+                    self._lives(books, terms)
             return True
         if late:
             return False
-        over = asked.wall >= told.end + told.skew
         turns = now.wall >= told.end - told.skew
-        if told == books.ended and turns and asked.wall <= told.end + told.skew + _paranoid(terms):
-            # We turned and they have not yet. Wait for them as long as an answer may lag.
+        if told == books.ended and turns and self._outdated(books, terms):
             books.contested = None
             return False
         if not self._believed(books, told, now):
             books.contested = (told, asked.slow)
             # What is said of a period that is over says nothing of this one.
-            return not over
+            return self._over() < 0.0
         self._open(books, told, events, terms)
         return True
 
@@ -95,16 +93,12 @@ class Observe:
         first, guessed = books.asked == -math.inf, books.guessed
         if not first:
             books.ended = books.ended if guessed else books.period
-            for name, meter in books.meters.items():
-                if terms.meters[name].resets:
+            for meter, mine in books.known(terms):
+                if mine.resets:
                     meter.forget()
                     meter.read = False
         books.period, books.contested = told, None
-        books.live = told.end is not None and self.claim.asked.wall < told.end + told.skew
-        if not books.live:
-            # It is told although it is over: no guess of ours, which readings would soon
-            # replace, so that there is nothing to look for more often than usual.
-            books.ended = None
+        self._lives(books, terms)
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
 
@@ -127,6 +121,32 @@ class Observe:
         # Some windows move on with every answer; so two that go on longer agree as well.
         goes_on = last.end is None or last.end < (before.end or 0.0) <= (told.end or 0.0)
         return told == before or (later and goes_on)
+
+    def _outdated(self, books: Books, terms: Terms) -> bool:
+        """Whether the period that has ended is told by an answer that is late or stale.
+
+        After a turn by the clock alone it is believed, if it was asked for after the end:
+        they do not always turn when they said. Once a reading has shown the new one it
+        is stale, for as long as an answer may lag.
+        """
+        over = self._over()
+        return over < 0.0 or (books.live and over <= _paranoid(terms))
+
+    def _over(self) -> float:
+        """Return the seconds from the end of the period that is told to the question."""
+        told = self.reading.period
+        return math.inf if told.end is None else self.claim.asked.wall - (told.end + told.skew)
+
+    def _lives(self, books: Books, terms: Terms) -> None:
+        """Say whether the period that is told is still to end: then the clock turns it.
+
+        One that is told although it is over is looked at often as long as an answer may
+        lag; then it is no guess of ours any more, which readings would soon replace.
+        """
+        over = self._over()
+        books.live = over < 0.0
+        if over > _paranoid(terms):
+            books.ended = None
 
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
         asked = self.claim.asked
@@ -183,8 +203,7 @@ def _interval(books: Books, now: Moment, terms: Terms) -> float:
     """Return the seconds to the next poll: sooner the faster a remainder shrinks."""
     polls = terms.polls
     interval = polls.longest
-    for name, meter in books.meters.items():
-        mine = terms.meters[name]
+    for meter, mine in books.known(terms):
         if meter.uncertain:
             interval = polls.shortest
         if meter.limit is None or not meter.read:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from quotaguard.errors import ConfigError
+from quotaguard.quota.rates import Rate, rates_of
 
 __all__ = ["Duration", "Policy", "seconds"]
 
@@ -67,6 +68,8 @@ class Policy:
     on_ledger_down: without the shared ledger refuse, go on with a share, or go on.
     overage: units past the limit that may be bought. overage_price: of one of them.
     shadow: decide and tell, but refuse nothing.
+    rates: requests in short windows, ``["100/60s", "10/1s"]``: a count and a window of
+        at most an hour, in ms, s, m or h. Every request is one, whatever its units.
     poll_every: shortest and longest time between polls.
     poll_budget: polls per hour, at most; None is what the provider allows.
     meters: policies for single meters, by name.
@@ -92,6 +95,7 @@ class Policy:
     overage: float = 0
     overage_price: float | None = None
     shadow: bool = False
+    rates: Sequence[str | Rate] = ()
     poll_every: tuple[Duration, Duration] = (30.0, 900.0)
     poll_budget: float | None = None
     meters: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
@@ -111,6 +115,7 @@ class Policy:
             slack.setdefault("normal", min(slack.values()))
         put(self, "slack", MappingProxyType(slack))
         put(self, "meters", MappingProxyType(dict(self.meters)))
+        put(self, "rates", rates_of(self.rates))
         self._check_shares()
         self._check_choices()
 
@@ -121,7 +126,10 @@ class Policy:
         for share in self.warn_at:
             _require(0 < share <= 10, "warn_at holds shares of the limit, such as 0.8")
         _require(0 <= self.cold_reserve <= 1, "cold_reserve is a share from 0 to 1")
-        _require(self.overage >= 0, "overage is a number of units from 0 upwards")
+        _require(0 <= self.overage < math.inf, "overage is a number of units from 0 upwards")
+        if self.overage_price is not None:
+            priced = 0 <= self.overage_price < math.inf
+            _require(priced, "overage_price is the price of one unit, from 0 upwards")
         if self.margin != "auto":
             number = isinstance(self.margin, int | float) and not isinstance(self.margin, bool)
             _require(number and self.margin >= 0, 'margin is "auto", units, or a share below 1')
@@ -130,7 +138,9 @@ class Policy:
         if self.profile is not None:
             rows = [tuple(map(float, row)) for row in self.profile]
             shaped = len(rows) == 7 and all(len(row) == 24 for row in rows)
-            weighed = shaped and all(w >= 0 for row in rows for w in row) and any(map(any, rows))
+            # The sum, too: weights that overflow it would make every share a NaN.
+            weighed = shaped and all(w >= 0 for row in rows for w in row)
+            weighed = weighed and 0 < sum(map(sum, rows)) < math.inf
             _require(weighed, "profile is 7 rows (Monday first) of 24 weights, in UTC")
             object.__setattr__(self, "profile", tuple(rows))
 
@@ -173,7 +183,7 @@ def _rebuild(settings: dict[str, Any]) -> Policy:
     return Policy(**settings)
 
 
-_WHOLE_ACCOUNT = ("max_wait", "on_exhausted", "poll_budget", "poll_every", "shadow")
+_WHOLE_ACCOUNT = ("max_wait", "on_exhausted", "poll_budget", "poll_every", "rates", "shadow")
 """Settings that decide about a call, which may have several meters, or about polls."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {

@@ -7,7 +7,6 @@ of 10^6: one unit of the provider is a million of ours. *used* is rounded up and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -121,13 +120,10 @@ class Usage:
         return self.limit is not None and self.used >= self.limit
 
 
-_BARE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
-
-
 def _instant(text: str, *, inclusive_end: bool) -> tuple[float, float]:
     """Return the Unix time of *text* and its skew; an inclusive end made exclusive."""
-    if _BARE.match(text):
-        day = date.fromisoformat(text)
+    day = _bare(text)
+    if day is not None:
         if inclusive_end:
             day += timedelta(days=1)
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -137,9 +133,27 @@ def _instant(text: str, *, inclusive_end: bool) -> tuple[float, float]:
     if moment.tzinfo is None:
         moment, skew = moment.replace(tzinfo=UTC), BARE_DATE_SKEW
     if inclusive_end:
-        resolution = timedelta(milliseconds=1) if moment.microsecond else timedelta(seconds=1)
-        moment += resolution
+        moment += _step(moment.microsecond)
     return moment.timestamp(), skew
+
+
+def _bare(text: str) -> date | None:
+    """Return the day that *text* is, in any of the forms of ISO 8601; None with a time."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _step(fraction: int) -> timedelta:
+    """Return how far the next instant is from one with so many microseconds.
+
+    59.999 and 59.999000 end a minute; so do 59 and 59.000, for some clocks have
+    seconds and are written with milliseconds.
+    """
+    if fraction % 1000:
+        return timedelta(microseconds=1)
+    return timedelta(milliseconds=1) if fraction else timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +176,8 @@ class Period:
             and not the first of the next one.
 
         Raises:
-            ValueError: a text is not a date, or the end is not after the start.
+            ValueError: a text is not a date that a calendar shows, or the end is not
+                after the start.
         """
         first = last = None
         skew = PERIOD_SKEW
@@ -172,13 +187,13 @@ class Period:
             if end is not None:
                 last, skew = _instant(end, inclusive_end=inclusive)
         except OverflowError:  # the day after the last one that there is
-            msg = "the period reaches beyond the calendar"
+            msg = "a date is out of the calendar"
             raise ValueError(msg) from None
         if first is not None and last is not None and last <= first:
             msg = "the period ends before it starts"
             raise ValueError(msg)
         if None in (first is None or _shown(first), last is None or _shown(last)):
-            msg = "the period reaches beyond the calendar"
+            msg = "a date is out of the calendar"  # year 1 east of Greenwich has none in UTC
             raise ValueError(msg)
         return cls(first, last, skew)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from typing import NoReturn
 
-from quotaguard.errors import ConfigError
+from quotaguard.errors import ConfigError, StatsUnavailable
 
-__all__ = ["Secret", "account_digest"]
+__all__ = ["Handed", "Secret", "account_digest"]
 
 _PEPPER = b"quotaguard/account/1"
 
@@ -37,6 +38,51 @@ class Secret:
 
     def __repr__(self) -> str:
         return "<Secret>"
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a key is not pickled; build the guard where it is used"
+        raise TypeError(msg)
+
+
+class Handed:
+    """A key that a function of the application hands out; kept until it is refused.
+
+    Nothing is locked while that function works, so that two threads may call it at once.
+    """
+
+    __slots__ = ("_give", "_provider", "kept")
+
+    def __init__(self, provider: str, give: Callable[[], str]) -> None:
+        self._provider = provider
+        self._give = give
+        self.kept: Secret | None = None
+
+    def key(self, refused: Secret | None = None) -> Secret:
+        """Return the key that is kept, or another one where that was *refused*.
+
+        Raises:
+            StatsUnavailable: the function raised, of which only the class is told, or
+                what it returned is no key.
+        """
+        kept = self.kept
+        if kept is not None and kept is not refused:
+            return kept  # another thread was sooner
+        try:
+            given = self._give()
+            Secret(given)  # refuses what is no key at all
+            self.kept = kept = Secret(given.strip())
+        except ConfigError as error:
+            why = f"returned no key: {error}"
+        except Exception as error:  # noqa: BLE001 - the user's own; its text may hold anything
+            why = f"raised {type(error).__name__}"
+        else:
+            return kept
+        # Here, where the error that the function raised is no context any more.
+        said = f"the function that hands out the key {why}"
+        raise StatsUnavailable(said, provider=self._provider)
+
+    def __repr__(self) -> str:
+        return "<Handed>"
 
     def __reduce__(self) -> NoReturn:
         msg = "a key is not pickled; build the guard where it is used"

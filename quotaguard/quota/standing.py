@@ -9,10 +9,9 @@ from datetime import datetime
 from quotaguard.quota.account import Books, Terms
 from quotaguard.quota.decide import judge
 from quotaguard.quota.readings import UNKNOWN_PERIOD, Moment, Period, amount
-from quotaguard.quota.theirs import theirs
 from quotaguard.quota.verdicts import Later, Pending, Spent, Unknown, Verdict
 
-__all__ = ["Decision", "Row", "Standing", "decision", "standing"]
+__all__ = ["Decision", "Row", "Standing", "counts", "decision", "standing", "told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,21 @@ class Row:
     read_at: datetime | None
     drift: float
 
+    def __repr__(self) -> str:
+        headroom = "" if self.headroom is None else f", headroom {self.headroom:,}"
+        return f"<Row {self.brief}{headroom}>"
+
+    @property
+    def brief(self) -> str:
+        """The meter, used, limit and margin in a few words."""
+        margin = f", margin {self.margin:,}" if self.margin else ""
+        return f"{counts(self.meter, self.used, self.limit)}{margin}"
+
+
+def counts(meter: str, used: float, limit: float | None) -> str:
+    """Return the two numbers of a meter in a few words."""
+    return f"{meter} {used:,}, no limit" if limit is None else f"{meter} {used:,}/{limit:,}"
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -94,6 +108,18 @@ class Standing:
         limited = [row for row in self.rows if row.limit is not None]
         return min(limited, key=_share_left, default=None)
 
+    @property
+    def brief(self) -> str:
+        """The provider, its tightest meter and the age of the reading in a few words."""
+        if self.age is None:
+            return f"{self.provider}: not read yet"
+        row = self.tightest
+        what = "no limit" if row is None else row.brief
+        return f"{self.provider}: {what}, read {self.age:,.0f} s ago"
+
+    def __repr__(self) -> str:
+        return f"<Standing {self.brief}>"
+
 
 def _share_left(row: Row) -> float:
     return float(row.headroom or 0) / float(row.limit) if row.limit else 0.0
@@ -101,14 +127,16 @@ def _share_left(row: Row) -> float:
 
 def standing(books: Books, now: Moment, terms: Terms) -> Standing:
     """Return the picture of *books*, which must have been touched just now."""
-    now = theirs(books.ahead, now)
-    rows = tuple(
-        _row(books, name, now, terms)
-        for name in terms.meters
-        if name in books.meters and (books.meters[name].read or books.meters[name].spent)
-    )
+    rows = tuple(_row(books, name, now, terms) for name in told(books, terms))
     age = None if books.asked_wall is None else now.fast - books.asked_fast
     return Standing(terms.provider, terms.account, rows, age)
+
+
+def told(books: Books, terms: Terms) -> Iterator[str]:
+    """Yield the meters of which anything is known."""
+    for name in terms.meters:
+        if name in books.meters and (books.meters[name].read or books.meters[name].spent):
+            yield name
 
 
 def _row(books: Books, name: str, now: Moment, terms: Terms) -> Row:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from quotaguard.errors import RefusalFacts
 from quotaguard.quota.account import Verdict
+from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.polls import Claim
 
 __all__ = [
@@ -14,11 +15,15 @@ __all__ = [
     "Granted",
     "Later",
     "Pending",
+    "Slot",
     "Spent",
     "TooLarge",
     "Unknown",
     "Verdict",
 ]
+
+Slot = float | RateSlot
+"""A place that was handed out: on a budget line, or in the order of a rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +35,14 @@ class Done(Verdict):
 
 @dataclass(frozen=True, slots=True)
 class Granted(Verdict):
-    """The call goes now. *probes*: meters that it tests after the provider said spent."""
+    """The call goes now.
+
+    probes: meters that it tests after the provider said spent. at: the slow clock, where
+    the request was counted in a rate.
+    """
 
     probes: tuple[str, ...] = ()
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +67,14 @@ class Pending(Verdict):
 class Later(Verdict):
     """The call may go in *delay* seconds, holding nothing until then.
 
-    slot: the caller was handed this place in the order of its priority (the
+    slot: the caller was handed this place in the order of its priority (on a line the
     fast clock's time), which it gives back when it does not want it.
     """
 
     facts: RefusalFacts
     delay: float
     reason: str
-    slot: float | None = None
+    slot: Slot | None = None
 
 
 @dataclass(frozen=True, slots=True)

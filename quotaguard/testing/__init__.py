@@ -17,7 +17,10 @@ from quotaguard.testing.simulator import Simulator
 
 if TYPE_CHECKING:
     from quotaguard.testing.fullcontact import FakeFullContact
+    from quotaguard.testing.octanist import FakeOctanist
+    from quotaguard.testing.segops import FakeSegOps
     from quotaguard.testing.vendor import FakeVendor
+    from quotaguard.testing.voxys import FakeVoxys
 
 __all__ = [
     "BrokenLaw",
@@ -31,11 +34,28 @@ __all__ = [
     "fake",
 ]
 
-_FAKES = {"fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact")}
+_FAKES = {
+    "fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact"),
+    "octanist": ("quotaguard.testing.octanist", "FakeOctanist"),
+    "segops": ("quotaguard.testing.segops", "FakeSegOps"),
+    "voxys": ("quotaguard.testing.voxys", "FakeVoxys"),
+}
 
 
 @overload
 def fake(provider_name: Literal["fullcontact"], **knobs: Any) -> FakeFullContact: ...  # noqa: ANN401 - see Knobs
+
+
+@overload
+def fake(provider_name: Literal["octanist"], **knobs: Any) -> FakeOctanist: ...  # noqa: ANN401 - see Knobs
+
+
+@overload
+def fake(provider_name: Literal["segops"], **knobs: Any) -> FakeSegOps: ...  # noqa: ANN401 - see Knobs
+
+
+@overload
+def fake(provider_name: Literal["voxys"], **knobs: Any) -> FakeVoxys: ...  # noqa: ANN401 - see Knobs
 
 
 @overload
@@ -52,9 +72,9 @@ def fake(provider_name: str, **knobs: Any) -> FakeVendor:
             ...
             assert vendor.true["person.enrichment.matches"] <= vendor.quota
 
-    provider_name: ``fullcontact``.
-    knobs: see `quotaguard.testing.vendor.Knobs` for those of every fake, and
-        `quotaguard.testing.fullcontact.FullContactKnobs`.
+    provider_name: ``fullcontact``, ``octanist``, ``segops``, ``voxys``.
+    knobs: see `quotaguard.testing.vendor.Knobs` for those of every fake, and the
+        vendor's own, such as `quotaguard.testing.octanist.OctanistKnobs`.
 
     Raises:
         ConfigError: there is no fake of this name, or it has no such knob.

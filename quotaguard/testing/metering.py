@@ -15,8 +15,8 @@ import random
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quotaguard.errors import ConfigError
 from quotaguard.quota.readings import Period
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from quotaguard.clock import Clock
 
-__all__ = ["Billing", "Metering", "Rules"]
+__all__ = ["Billing", "Counting", "Metering", "Rules"]
 
 PARTS = 256
 # Entries that one look at other consumers may add; the first unit of each part
@@ -34,6 +34,9 @@ PARTS = 256
 
 ROUNDING = 1e-9
 # 0.29 units a second for 100 s are 29 units, not 28.999999999999996.
+
+DAY = 86_400
+EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +95,20 @@ class Billing:
 
     def next(self) -> Billing:
         """Return the period after this one: as many months, or else as many days."""
+        return self._moved(self.end, self._on(self.end, 1))
+
+    def previous(self) -> Billing:
+        """Return the period before this one, likewise."""
+        return self._moved(self._on(self.start, -1), self.start)
+
+    def _on(self, day: datetime, terms: int) -> datetime:
         months = (self.end.year - self.start.year) * 12 + self.end.month - self.start.month
-        bare = len(self.texts[1]) == len("2026-12-01")
         if months and _months_on(self.start, months) == self.end:
-            return self._written(self.end, _months_on(self.end, months), bare=bare)
-        return self._written(self.end, self.end + (self.end - self.start), bare=bare)
+            return _months_on(day, terms * months)
+        return day + terms * (self.end - self.start)
+
+    def _moved(self, start: datetime, end: datetime) -> Billing:
+        return self._written(start, end, bare=len(self.texts[1]) == len("2026-12-01"))
 
     def days_left(self, wall: float) -> int:
         """Return the whole days left at the Unix time *wall*."""
@@ -113,6 +125,28 @@ def _months_on(day: datetime, months: int) -> datetime:
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     last = calendar.monthrange(year, month + 1)[1]
     return day.replace(year=year, month=month + 1, day=min(day.day, last))
+
+
+class Counting(Protocol):
+    """What every fake tells of its own books."""
+
+    def true(self) -> dict[str, Any]:
+        """Return what was really charged in this period, by meter."""
+
+    def shown(self) -> tuple[dict[str, Any], object]:
+        """Return what stats show now, and of which period."""
+
+    def past(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the true counts of the periods that have ended, oldest first."""
+
+    def quota(self, meter: str) -> int | None:
+        """Return the quota of *meter*, None where it is unlimited."""
+
+    def set_quota(self, meter: str, quota: int | None) -> None:
+        """Change the plan from now on."""
+
+    def spend(self, count: int) -> int:
+        """Let another consumer spend *count* units now; return how many were accepted."""
 
 
 class Metering:
@@ -141,6 +175,7 @@ class Metering:
         self._others_tried = 0
         self._others_spent = 0
         self._past: list[Mapping[str, int]] = []
+        self._days: dict[int, Counter[str]] = {}
 
     def charge(self, meters: tuple[str, ...], gates: tuple[str, ...] = (), count: int = 1) -> int:
         """Charge up to *count* units to each of *meters*; return how many were accepted.
@@ -152,6 +187,16 @@ class Metering:
             accepted = min(count, self._room((*meters, *gates)))
             self._book(meters, accepted, now)
             return accepted
+
+    def charge_all(self, counts: Mapping[str, int]) -> bool:
+        """Charge each meter a count of its own, all of them or none; return whether."""
+        with self._lock:
+            now = self._go_on()
+            if any(self._room((meter,)) < count for meter, count in counts.items()):
+                return False
+            for meter, count in counts.items():
+                self._book((meter,), count, now)
+            return True
 
     def charge_late(
         self, delay: float, meters: tuple[str, ...], gates: tuple[str, ...] = ()
@@ -195,6 +240,19 @@ class Metering:
         with self._lock:
             self._go_on()
             return tuple(self._past)
+
+    def between(self, first: date, last: date) -> Mapping[str, int]:
+        """Return what was really charged from *first* to *last*, both included, by meter.
+
+        Days are the provider's, in UTC. What was used before the start belongs to none.
+        """
+        with self._lock:
+            self._go_on()
+            charged = Counter(dict.fromkeys(self._true, 0))
+            for day, counts in self._days.items():
+                if first <= EPOCH + timedelta(days=day) <= last:
+                    charged.update(counts)
+            return dict(charged)
 
     def quota(self, meter: str) -> int | None:
         """Return the quota of *meter*, None where it is unlimited."""
@@ -257,10 +315,28 @@ class Metering:
         old = min(max(old, 0), accepted)
         self._add(self._true, rules.main, old)
         self._add(self._shown, rules.main, old)
+        self._by_day(first, old)
         step = max(1, math.ceil((accepted - old) / PARTS))
         for place in range(old, accepted, step):
             at = self._began + (first + place) / rules.other_rate
             self._book(rules.main, min(step, accepted - place), at)
+
+    def _by_day(self, first: int, count: int) -> None:
+        """Enter *count* units of other consumers, from the *first* on, day by day."""
+        rate, began, place = self._rules.other_rate, self._began, 0
+        while place < count:
+            at = began + (first + place) / rate
+            midnight = (self._day(at) + 1) * DAY - self._wall_ahead
+            that_day = max(1, math.ceil(rate * (midnight - began)) - first - place)
+            that_day = min(that_day, count - place)
+            self._tally(self._rules.main, that_day, at)
+            place += that_day
+
+    def _day(self, at: float) -> int:
+        return int((at + self._wall_ahead) // DAY)
+
+    def _tally(self, meters: tuple[str, ...], count: int, at: float) -> None:
+        self._add(self._days.setdefault(self._day(at), Counter()), meters, count)
 
     def _room(self, meters: tuple[str, ...]) -> int:
         if not self._rules.hard:
@@ -274,6 +350,7 @@ class Metering:
             return
         rules = self._rules
         self._add(self._true, meters, count)
+        self._tally(meters, count, at)
         if rules.lag <= 0:
             self._add(self._shown, meters, count)
         elif rules.visible == "fixed":

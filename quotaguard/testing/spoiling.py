@@ -51,7 +51,8 @@ def _html(reply: Reply, _url: str) -> Reply:
 
 
 def _huge(reply: Reply, _url: str) -> Reply:
-    return changed(reply, lambda told: told.update(padding="x" * HUGE))
+    # Blanks may stand behind any JSON, be it an object or a list.
+    return replace(reply, body=reply.body + b" " * HUGE)
 
 
 def _gzip(reply: Reply, _url: str) -> Reply:

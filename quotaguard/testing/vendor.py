@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from quotaguard.clock import Clock, SystemClock
 from quotaguard.errors import ConfigError
 from quotaguard.quota.readings import NOTHING
-from quotaguard.testing.metering import Metering, Rules
+from quotaguard.testing.metering import Counting, Metering, Rules
 from quotaguard.testing.server import Fault, LoopbackServer, Reply, Request
 from quotaguard.testing.spoiling import WIRE, Spoil
 
@@ -160,13 +160,21 @@ class Script:
 class FakeVendor(ABC):
     """A provider on loopback, between the start and the end of a ``with``.
 
-    Its counts can be looked at before, within and after.
+    Its counts can be looked at before, within and after. They are those of a
+    `Metering`, or of what a fake has instead.
     """
 
-    def __init__(self, knobs: Knobs, rules: Rules, scripts: Mapping[str, Script]) -> None:
+    def __init__(
+        self,
+        knobs: Knobs,
+        rules: Rules,
+        scripts: Mapping[str, Script],
+        counts: Counting | None = None,
+    ) -> None:
         self._knobs = knobs
         self._main = rules.main[0]
         self._metering = Metering(rules, knobs.clock, knobs.period)
+        self._counts: Counting = self._metering if counts is None else counts
         self._scripts = scripts
         self._server = LoopbackServer(self._answer)
 
@@ -185,22 +193,22 @@ class FakeVendor(ABC):
     @property
     def true(self) -> Mapping[str, int]:
         """What was really charged in this period, by meter, other consumers included."""
-        return MappingProxyType(self._metering.true())
+        return MappingProxyType(self._counts.true())
 
     @property
     def shown(self) -> Mapping[str, int]:
         """What the stats would say now, by meter."""
-        return MappingProxyType(self._metering.shown()[0])
+        return MappingProxyType(self._counts.shown()[0])
 
     @property
     def past(self) -> tuple[Mapping[str, int], ...]:
         """What was really charged in the periods that have ended, oldest first."""
-        return self._metering.past()
+        return self._counts.past()
 
     @property
     def quota(self) -> int | None:
         """The quota of the main meter, None when it is unlimited."""
-        return self._metering.quota(self._main)
+        return self._counts.quota(self._main)
 
     @property
     def requests(self) -> Counter[str]:
@@ -221,11 +229,11 @@ class FakeVendor(ABC):
         if count < 0:
             msg = "another consumer spends units from 0 upwards"
             raise ConfigError(msg)
-        return self._metering.spend(count)
+        return self._counts.spend(count)
 
     def set_quota(self, quota: int | None) -> None:
         """Change the plan: another quota for the main meter, None for unlimited."""
-        self._metering.set_quota(self._main, quota)
+        self._counts.set_quota(self._main, quota)
 
     def script(self, *faults: Scripted, stats: Iterable[Scripted] = ()) -> None:
         """Have the next priced calls, and the next *stats* polls, go wrong in this order.
@@ -297,7 +305,7 @@ class FakeVendor(ABC):
         self._server.__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
-        used = self._metering.true()[self._main]
+        used = self._counts.true()[self._main]
         quota = self.quota
         limit = "unlimited" if quota is None else f"{quota:,}"
         return f"<{type(self).__name__}: {self._main} {used:,}/{limit}, {self.polls} polls>"

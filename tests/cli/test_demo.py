@@ -454,7 +454,7 @@ def test_help_tells_the_options_and_exit_codes() -> None:
     """`--help` documents every option and what the exit codes mean."""
     done = CliRunner().invoke(app, ["demo", "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
     told = " ".join(re.sub(r"[│─╭╮╰╯]", " ", ESCAPE.sub("", done.stdout)).split())
-    for option in ("input", "output", "refused", "quota", "threads", "seed", "fresh"):
+    for option in ("input", "output", "refused", "quota", "threads", "seed", "fresh", "plot"):
         assert f"--{option}" in told
     assert "--provider-url" in told
     for code in ("0:", "1:", "2:", "130:"):

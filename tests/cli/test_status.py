@@ -73,6 +73,59 @@ def test_json_for_programs(vendor: FakeFullContact) -> None:
     assert meters["person.enrichment.total"]["limit"] is None
 
 
+def test_all_four_at_once(vendor: FakeFullContact) -> None:
+    """Each in its own words, all in one table; one poll for each."""
+    with fake("octanist", used=450) as leads, fake("voxys", used=5) as deals:  # noqa: SIM117 - three
+        with fake("segops", used=7, segments_quota=None) as events:
+            done = status(
+                "--json",
+                **at(vendor),
+                OCTANIST_API_KEY="test-key",
+                OCTANIST_BASE_URL=leads.url,
+                VOXYS_API_ACCESS_TOKEN="test-key",
+                VOXYS_ACCOUNT_ID="7",
+                VOXYS_FUNNEL_ID="3",
+                VOXYS_LIMITS="deals.created=500, value.created=1000000.5",
+                VOXYS_TIME_ZONE="Europe/Berlin",
+                VOXYS_BASE_URL=deals.url,
+                SEGOPS_API_KEY="test-key",
+                SEGOPS_BASE_URL=events.url,
+            )
+            assert [each.polls for each in (vendor, leads, deals, events)] == [1, 1, 1, 1]
+    assert done.exit_code == 0, done.output
+    accounts = {each["provider"]: each for each in json.loads(done.stdout)["accounts"]}
+    assert list(accounts) == ["fullcontact", "octanist", "voxys", "segops"]
+    counts = {
+        meter["meter"]: (meter["used"], meter["limit"])
+        for each in accounts.values()
+        for meter in each["meters"]
+    }
+    assert counts["leads"] == (450, 1000)
+    assert counts["deals.created"] == (5, 500)
+    assert counts["value.created"] == (25_000.0, 1_000_000.5)
+    assert counts["events"] == (7, 1000)
+    assert counts["segments"] == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"VOXYS_ACCOUNT_ID": "seven"}, "VOXYS_ACCOUNT_ID is not a whole number"),
+        ({"VOXYS_LIMITS": "deals.created"}, "VOXYS_LIMITS is not a list like"),
+        ({"VOXYS_LIMITS": "deals.sold=5"}, "deals.sold"),
+        ({"VOXYS_WINDOW": "fortnight"}, "day, week, month, quarter, year"),
+        ({"VOXYS_TIME_ZONE": "Mars/Olympus"}, "Mars/Olympus"),
+    ],
+)
+def test_a_voxys_that_cannot_be(variables: dict[str, str], words: str) -> None:
+    """What is wrong is told by its variable; nothing is sent."""
+    whole = {"VOXYS_API_ACCESS_TOKEN": CANARY, "VOXYS_ACCOUNT_ID": "7", "VOXYS_FUNNEL_ID": "3"}
+    done = status(**{**whole, **variables})
+    assert done.exit_code == 2
+    assert words in done.output
+    assert CANARY not in done.output
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_key_that_is_not_accepted(vendor: FakeFullContact, options: tuple[str, ...]) -> None:
     """Exit code 3, whose fault and what next; the key is nowhere."""

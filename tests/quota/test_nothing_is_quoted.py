@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 import pytest
@@ -13,9 +14,10 @@ from quotaguard.quota.answers import Faults
 from quotaguard.quota.calls import Outcome
 from quotaguard.quota.fields import Fields
 from quotaguard.quota.readings import Period
+from quotaguard.quota.secret import Secret
 
 THEIRS = "canary-9d1f"
-FAULTS = Faults("vendor", None)
+FAULTS = Faults("vendor", Secret(THEIRS))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,15 @@ def test_an_error_never_quotes_the_answer(build: object) -> None:
     with pytest.raises(StatsUnreadable) as caught:
         FAULTS.read(Outcome(200, {}, body), build)  # type: ignore[arg-type]
     assert THEIRS not in f"{caught.value}{caught.value.path}"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "<b>", "\x1b[31m", "a\nb", ""])
+def test_names_that_are_none_are_not_told(name: str) -> None:
+    """Where the vendor chooses the names, an error tells those that look like names."""
+    body = json.dumps({"counts": {name: -1, "fine": 2}}).encode()
+    with pytest.raises(StatsUnreadable) as caught:
+        FAULTS.read(Outcome(200, {}, body), lambda said: Fields(said).counts("counts"))
+    assert caught.value.path in ("the answer", "counts.")
 
 
 def test_counts_are_read_under_the_vendors_own_names() -> None:

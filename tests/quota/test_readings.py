@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -81,10 +81,30 @@ def instant(*parts: int) -> float:
             5.0,
         ),
         ("2026-11-01T00:00:00Z", "2026-11-30T23:59:59Z", True, instant(2026, 12, 1), 5.0),
+        ("2026-11-01T00:00:00Z", "2026-11-30T23:59:59.000Z", True, instant(2026, 12, 1), 5.0),
+        ("2026-11-01T00:00:00Z", "2026-11-30T23:59:59.999999Z", True, instant(2026, 12, 1), 5.0),
+        ("2026-11-01T00:00:00Z", "2026-11-30T23:59:59.999000Z", True, instant(2026, 12, 1), 5.0),
+        ("2026-11-01T00:00:00Z", "2026-12-01T00:59:59.999+01:00", True, instant(2026, 12, 1), 5.0),
+        ("20261101", "20261130", True, instant(2026, 12, 1), BARE_DATE_SKEW),
+        ("2026-W45-1", "2026-W49-1", True, instant(2026, 12, 1), BARE_DATE_SKEW),
         ("2012-11-01T00:00:00 -0600", "2012-11-30T23:59:59 -0700", True, 1354345200.0, 5.0),
         ("2026-11-01T00:00:00", "2026-12-01T00:00:00", False, instant(2026, 12, 1), BARE_DATE_SKEW),
     ],
-    ids=["iso", "bare", "bare inclusive", "milliseconds", "seconds", "two offsets", "no zone"],
+    ids=[
+        "iso",
+        "bare",
+        "bare inclusive",
+        "milliseconds",
+        "seconds",
+        "seconds as milliseconds",
+        "microseconds",
+        "milliseconds as microseconds",
+        "an offset",
+        "compact dates",
+        "dates by week",
+        "two offsets",
+        "no zone",
+    ],
 )
 def test_every_form_of_an_end_is_read(
     start: str,
@@ -96,6 +116,39 @@ def test_every_form_of_an_end_is_read(
     """Exclusive ends stay, inclusive ones become the next period's first instant."""
     period = Period.parse(start, end, inclusive=inclusive)
     assert (period.end, period.skew) == (ends, skew)
+
+
+@given(
+    st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis adds the zone
+    st.sampled_from(["seconds", "milliseconds", "microseconds"]),
+    st.timedeltas(timedelta(hours=-12), timedelta(hours=14)),
+)
+def test_the_last_instant_of_a_period_gives_the_first_of_the_next(
+    boundary: datetime, written: str, offset: timedelta
+) -> None:
+    """Law: whatever the fraction and the offset, one step after the last instant is the end."""
+    boundary = boundary.replace(microsecond=0)
+    step = timedelta(**{written: 1})
+    zone = timezone(timedelta(minutes=offset // timedelta(minutes=1)))
+    last = (boundary - step).astimezone(zone).isoformat(timespec=written)
+    assert Period.parse(None, last, inclusive=True) == Period(None, boundary.timestamp())
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2026-11-01", "9999-12-31"),
+        ("2026-11-01T00:00:00Z", "9999-12-31T23:59:59.999Z"),
+        ("2026-11-01", "9999-12-31T23:59:59-23:00"),
+        ("0001-01-01T00:00:00+14:00", "2026-12-01"),
+        ("٢٠٢٦-11-01", "2026-12-01"),
+    ],
+    ids=["day", "instant", "offset", "start", "digits"],
+)
+def test_a_date_that_no_calendar_shows_is_refused(start: str, end: str) -> None:
+    """Like any other text that is none: who reads an answer has one error to catch."""
+    with pytest.raises(ValueError, match=r".+"):
+        Period.parse(start, end, inclusive=True)
 
 
 def test_null_ends_are_unknown_and_wrong_ones_refused() -> None:

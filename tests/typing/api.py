@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar, assert_type, overload
 
 import httpx
 
-from quotaguard import FullContact, Guard, Policy, Refusal
-from quotaguard.quota.standing import Decision, Standing
+from quotaguard import Forecast, FullContact, Guard, Policy, Refusal, Standing
+from quotaguard.quota.forecast import ForecastRow
+from quotaguard.quota.standing import Decision
 from quotaguard.reservation import Reservation
 
 T = TypeVar("T")
@@ -270,6 +271,11 @@ async def others(client: httpx.Client, aclient: httpx.AsyncClient) -> None:
     assert_type(guard.check("person.enrich"), Decision)
     assert_type(guard.standing(), Standing)
     assert_type(await guard.arefresh(), Standing)
+    assert_type(guard.forecast(), Forecast)
+    assert_type(await guard.aforecast(), Forecast)
+    assert_type(guard.forecast()["leads"], ForecastRow)
+    assert_type([row.runs_out_at for row in guard.forecast()], list[datetime | None])
+    guard.forecast()["leads"].burn_rate = 1.0  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
 
 
 def hooks(wrap: Callable[[Callable[..., Awaitable[Any]]], None]) -> None:
