@@ -18,6 +18,7 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +116,19 @@ def limit_is(raw: bytes) -> Kind:
 
 
 def period_is(start: object, end: object, used: int | None = 0) -> Kind:
-    """Return a kind: another period, in which nothing is used, or (None) as much as is true."""
+    """Return a kind: another period, in which nothing is used, or (None) as much as is true.
 
-    def kind(vendor: Vendor, true: int) -> Reply | None:
-        if vendor.period_at is None:
-            return None
+    start, end: the first day, and the one after the last, which each vendor writes in its
+    own way; or whatever stands there instead.
+    """
+
+    def kind(vendor: Vendor, true: int) -> Reply:
         good = vendor.answer(true if used is None else used, QUOTA)
-        said = planted(good, vendor.period_at[0], json.dumps(start).encode())
-        said = planted(json.loads(said), vendor.period_at[1], json.dumps(end).encode())
+        told = (start, end)
+        if isinstance(start, date) and isinstance(end, date):
+            told = vendor.dates(start, end)
+        said = planted(good, vendor.period_at[0], json.dumps(told[0]).encode())
+        said = planted(json.loads(said), vendor.period_at[1], json.dumps(told[1]).encode())
         return Reply(200, said, JSON)
 
     return kind
@@ -156,11 +162,11 @@ def disagreeing(vendor: Vendor, true: int) -> Reply:
     return Reply(200, json.dumps(said).encode(), JSON)
 
 
-LAST_MONTH = ("2023-10-01T00:00:00Z", "2023-11-01T00:00:00Z")
-THIS_MONTH = ("2023-11-01T00:00:00Z", "2023-12-01T00:00:00Z")
-NEXT_MONTH = ("2023-12-01T00:00:00Z", "2024-01-01T00:00:00Z")
-MANY_YEARS = ("2023-11-01T00:00:00Z", "2033-12-01T00:00:00Z")
-YESTERDAY_ALONE = ("2023-11-13T00:00:00Z", "2023-11-14T00:00:00Z")
+LAST_MONTH = (date(2023, 10, 1), date(2023, 11, 1))
+THIS_MONTH = (date(2023, 11, 1), date(2023, 12, 1))
+NEXT_MONTH = (date(2023, 12, 1), date(2024, 1, 1))
+MANY_YEARS = (date(2023, 11, 1), date(2033, 12, 1))
+YESTERDAY_ALONE = (date(2023, 11, 13), date(2023, 11, 14))
 YESTERDAY = {"Age": "86400", "Date": "Mon, 13 Nov 2023 22:13:20 GMT"}
 
 KINDS: dict[str, Kind | tuple[Kind, ...]] = {

@@ -117,6 +117,13 @@ class OneForAll(Postcodes):
         return "postcodes"
 
 
+class OneForAllKeys(Postcodes):
+    """The account is the vendor's, whoever pays."""
+
+    def __init__(self, api_key: str, *, base_url: str = "", account: str | None = None) -> None:
+        super().__init__(api_key, base_url=base_url, account=account or "all")
+
+
 class Anew(Postcodes):
     """The digest is salted by process, or by call."""
 
@@ -500,6 +507,7 @@ MUTANTS: list[tuple[type[Postcodes], str]] = [
     (LateFault, "config"),
     (KeyAsAccount, "account"),
     (OneForAll, "account"),
+    (OneForAllKeys, "keys"),
     (Anew, "account"),
     (ByKeyAlone, "account"),
     (KeyInUrl, "request"),
@@ -528,7 +536,7 @@ MUTANTS: list[tuple[type[Postcodes], str]] = [
     (PricedPoll, "price"),
     (Misnamed, "price"),
     (Refunding, "bill"),
-    (Surprising, "bill"),
+    (Surprising, "most"),
     (Stumbling, "bill"),
     (Insatiable, "bill"),
     (Sleepy, "bill"),

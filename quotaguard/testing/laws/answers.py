@@ -16,7 +16,7 @@ from quotaguard.errors import ProviderError, StatsForbidden
 from quotaguard.quota.calls import Outcome
 from quotaguard.quota.readings import Period, Reading, Usage
 from quotaguard.testing.hostile import CLUMSY, WRONG, doubled, nodes, planted, told, without
-from quotaguard.testing.laws.subject import Subject, remainder
+from quotaguard.testing.laws.subject import Subject, reader_of, remainder
 
 if TYPE_CHECKING:
     from quotaguard.providers import Provider
@@ -101,6 +101,8 @@ def errors(subject: Subject) -> None:
     """Whatever the bytes are: a good reading, or a ProviderError that names the provider."""
     provider, hostile = subject.made(), subject.hostile("errors")
     for outcome in _many(subject, hostile.outcome):
+        if reader_of(provider) != provider.read_stats:
+            subject.read(outcome, provider, by=provider.read_stats)
         said = subject.read(outcome, provider)
         if isinstance(said, ProviderError):
             _declared(subject, said, outcome, provider)
@@ -254,7 +256,7 @@ def _timed(subject: Subject, provider: Provider, outcome: Outcome, most: float) 
     for _ in range(3):
         began = time.thread_time()
         with contextlib.suppress(Exception):  # another law's business
-            provider.read_stats(outcome)
+            reader_of(provider)(outcome)
         took = min(took, time.thread_time() - began)
         if took <= most:
             break
@@ -273,7 +275,7 @@ def _memory(provider: Provider, outcome: Outcome) -> int:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         with contextlib.suppress(Exception):  # another law's business
-            provider.read_stats(outcome)
+            reader_of(provider)(outcome)
         return tracemalloc.get_traced_memory()[1] - before
     finally:
         if not tracing:

@@ -14,7 +14,7 @@ from quotaguard.errors import ProviderError
 from quotaguard.quota.calls import Call, Outcome
 from quotaguard.testing.hostile import CLUMSY
 from quotaguard.testing.laws.answers import ORDINARY
-from quotaguard.testing.laws.subject import WALL, Subject
+from quotaguard.testing.laws.subject import WALL, Subject, reader_of
 
 if TYPE_CHECKING:
     from quotaguard.providers import Provider
@@ -71,7 +71,7 @@ def _billed(call: Call, answer: Outcome, provider: Provider) -> object:
 
 def _read(outcome: Outcome, provider: Provider) -> object:
     try:
-        said = provider.read_stats(outcome)
+        said = reader_of(provider)(outcome)
     except ProviderError as error:
         return type(error), str(error), error.status, error.code, error.path, error.retry_after
     except Exception as error:  # noqa: BLE001 - another law's business

@@ -22,7 +22,17 @@ from quotaguard.testing.laws.subject import HOME, WALL, Subject
 if TYPE_CHECKING:
     from quotaguard.providers import Provider
 
-__all__ = ["account", "asked_at", "config", "echoes", "request", "secrets", "shape", "unfolded"]
+__all__ = [
+    "account",
+    "asked_at",
+    "config",
+    "echoes",
+    "keys",
+    "request",
+    "secrets",
+    "shape",
+    "unfolded",
+]
 
 HOMES = (HOME, f"{HOME}:8443", f"{HOME}/proxy/of/ours", "http://127.0.0.1:8080", "http://[::1]:81")
 """What base_url may be: any https origin, with a path; http on loopback."""
@@ -100,13 +110,20 @@ def account(subject: Subject) -> None:
         subject.broken("account", f"{said!r} is no digest of up to 64 characters", do=do)
     if said != subject.made().account:
         subject.broken("account", "it is another one each time; it must outlive restarts", do=do)
-    if said == subject.made(key=other).account:
-        subject.broken("account", "two keys have the same one, so they share books", do=do)
     if said == subject.made("http://127.0.0.1:8080").account:
         what = "a test server and the vendor have the same one, so they share books"
         subject.broken("account", what, do=do)
     if "account" in inspect.signature(subject.make).parameters:
         _named(subject, mine, other, do)
+
+
+def keys(subject: Subject) -> None:
+    """Two keys are two accounts, where neither ``account=`` nor another setting names one."""
+    mine, other = subject.keys
+    if subject.made(key=mine).account == subject.made(key=other).account:
+        do = "go by the key where no account is named; where other settings name the account, "
+        do += 'so that its keys share one bill, say so: but=["keys"]'
+        subject.broken("keys", "two keys have the same account, so they share books", do=do)
 
 
 def _named(subject: Subject, mine: str, other: str, do: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
@@ -89,6 +89,11 @@ def outcome_of(answer: Any) -> Outcome:  # noqa: ANN401 - an Answer, or a slip
             raise ConfigError(msg)
 
 
+def reader_of(provider: Provider) -> Callable[[Outcome], Reading]:
+    """Return what reads the answer to a poll; some read it by what was asked."""
+    return provider.stats_request(WALL).read or provider.read_stats
+
+
 def shown(given: object) -> str:
     """Return an input as a failing test shows it: whole where it is short."""
     told = f"Outcome{tuple(given)}" if isinstance(given, Outcome) else repr(given)
@@ -145,14 +150,19 @@ class Subject:
         asked = _lower(provider.stats_request(WALL).headers)
         return {name: said for name, said in asked.items() if name in provider.key_headers}
 
-    def read(self, outcome: Outcome, provider: Provider) -> Reading | ProviderError:
-        """Return what the provider reads, or the error that it declares.
+    def read(
+        self,
+        outcome: Outcome,
+        provider: Provider,
+        by: Callable[[Outcome], Reading] | None = None,
+    ) -> Reading | ProviderError:
+        """Return what the provider reads in a poll's answer, or the error that it declares.
 
         Raises:
             BrokenLaw: "errors", whichever law was being judged.
         """
         try:
-            return provider.read_stats(outcome)
+            return (by or reader_of(provider))(outcome)
         except ProviderError as error:
             return error
         except Exception as error:  # noqa: BLE001 - that is the breach
