@@ -38,6 +38,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="histories that are generated at random (default: %(default)s)",
     )
     scale.addoption(
+        "--faults",
+        type=int,
+        default=10_000,
+        help="faults of the wire in the storm (default: %(default)s)",
+    )
+    scale.addoption(
+        "--fuzz",
+        type=int,
+        default=20_000,
+        help="hostile answers that each provider's parsers read (default: %(default)s)",
+    )
+    scale.addoption(
         "--seed",
         type=int,
         default=0,
@@ -55,6 +67,18 @@ def states(pytestconfig: pytest.Config) -> int:
 def histories(pytestconfig: pytest.Config) -> int:
     """Return the number of random histories to try."""
     return int(pytestconfig.getoption("--histories"))
+
+
+@pytest.fixture(scope="session")
+def faults(pytestconfig: pytest.Config) -> int:
+    """Return the number of faults in the storm."""
+    return int(pytestconfig.getoption("--faults"))
+
+
+@pytest.fixture(scope="session")
+def fuzz(pytestconfig: pytest.Config) -> int:
+    """Return the number of hostile answers to read."""
+    return int(pytestconfig.getoption("--fuzz"))
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +100,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     states = sum(int(str(value)) for name, value in told if name == "states")
     if states:
         terminalreporter.write_line(f"proof: {states:,} states, 0 overshoots, 0 unhealed")
+    for name in ("storm", "fuzz"):
+        for value in (value for told_, value in told if told_ == name):
+            terminalreporter.write_line(f"proof: {name}, {value}")
     killed = sum(name == "killed" for name, _ in told)
     if killed:
         terminalreporter.write_line(f"proof: {killed} mutants, all killed")

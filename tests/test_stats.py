@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import pickle
-import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -23,6 +21,12 @@ from typing import Any, cast
 import anyio
 import httpx
 import pytest
+import wires
+from wires import Script, Server, Wire
+from wires import answer as _answer
+from wires import answering as _answering
+from wires import closed_port as _closed_port
+from wires import serving as _serving
 
 from quotaguard.errors import (
     ConfigError,
@@ -43,7 +47,6 @@ SHORT = 0.2
 # A child process finds what this one found, installed or not.
 _PATHS = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
-Script = Callable[["Wire"], None]
 Fetch = Callable[[Stats], Reading]
 
 
@@ -73,97 +76,6 @@ class Stub:
         except ValueError as error:
             raise StatsUnreadable("not JSON", provider=self.name) from error
         return Reading({"units": Usage(said["used"], said["limit"])})
-
-
-class Wire:
-    """One accepted connection, and the request that came over it."""
-
-    def __init__(self, connection: socket.socket, stop: threading.Event) -> None:
-        self._connection = connection
-        self._stop = stop
-        self.request = b""
-
-    def read(self) -> None:
-        while b"\r\n\r\n" not in self.request and (chunk := self._connection.recv(65536)):
-            self.request += chunk
-
-    def send(self, data: bytes) -> None:
-        self._connection.sendall(data)
-
-    def drip(self, data: bytes) -> None:
-        """Send *data* byte by byte, each well within any timeout of a single read."""
-        for byte in data:
-            if self._stop.wait(0.01):
-                return
-            self.send(bytes([byte]))
-
-    def hold(self) -> None:
-        self._stop.wait()
-
-    def reset(self) -> None:
-        linger = struct.pack("ii", 1, 0)
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-
-class Server:
-    """A loopback server whose every connection follows one script."""
-
-    def __init__(self, script: Script) -> None:
-        self._script = script
-        self._stop = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/stats"
-        self.requests: list[bytes] = []
-
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._listener.accept()
-            if self._stop.is_set():
-                connection.close()
-                return
-            self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
-            self._threads[-1].start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        wire = Wire(connection, self._stop)
-        with connection, suppress(OSError):
-            self._script(wire)
-        self.requests.append(wire.request)
-
-    def close(self) -> None:
-        self._stop.set()
-        with socket.create_connection(("127.0.0.1", self.port)):
-            self._threads[0].join(5)
-        for thread in self._threads:
-            thread.join(5)
-        self._listener.close()
-
-
-@contextmanager
-def _serving(script: Script) -> Iterator[Server]:
-    server = Server(script)
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-def _answering(
-    status: str = "200 OK", headers: str = "", body: bytes = b'{"used": 3, "limit": 9}'
-) -> Script:
-    def script(wire: Wire) -> None:
-        wire.read()
-        wire.send(_answer(status, headers, body))
-
-    return script
-
-
-def _answer(status: str, headers: str, body: bytes) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-    return head.encode() + body
 
 
 def _fetch_with(colour: str) -> Fetch:
@@ -342,36 +254,15 @@ def test_an_endless_body_ends_at_the_cap(fetch: Fetch) -> None:
         assert isinstance(failure(fetch, _stats_of(server.url)), StatsUnreadable)
 
 
-def _silent(wire: Wire) -> None:
-    wire.read()
-    wire.hold()
-
-
-def _deaf(wire: Wire) -> None:
-    wire.hold()
-
-
-def _dripping_headers(wire: Wire) -> None:
-    wire.read()
-    wire.drip(_answer("200 OK", f"X-Slow: {'z' * 600}\r\n", b'{"used": 3, "limit": 9}'))
-
-
-def _dripping_body(wire: Wire) -> None:
-    wire.read()
-    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n")
-    wire.drip(b'{"used": 3, "limit": 9}'.ljust(600))
-
-
-def _flooding_with_hints(wire: Wire) -> None:
-    wire.read()
-    for _ in range(600):
-        wire.drip(b"H")
-        wire.send(b"TTP/1.1 103 Early Hints\r\n\r\n")
-    wire.send(_answer("200 OK", "", b'{"used": 3, "limit": 9}'))
-
-
 @pytest.mark.parametrize(
-    "script", [_silent, _deaf, _dripping_headers, _dripping_body, _flooding_with_hints]
+    "script",
+    [
+        wires.silent,
+        wires.deaf,
+        wires.dripping_headers,
+        wires.dripping_body,
+        wires.flooding_with_hints,
+    ],
 )
 def test_a_poll_ends_at_its_deadline(fetch: Fetch, script: Script) -> None:
     """However slowly the bytes come, the caller is free again in time."""
@@ -393,63 +284,18 @@ def test_the_deadline_is_ten_seconds() -> None:
     assert asked["timeout"] == (3, 10, 10, 10)
 
 
-def _closing_at_once(wire: Wire) -> None:
-    pass
-
-
-def _closing_after_the_request(wire: Wire) -> None:
-    wire.read()
-
-
-def _resetting(wire: Wire) -> None:
-    wire.read()
-    wire.reset()
-
-
-def _breaking_off_headers(wire: Wire) -> None:
-    wire.read()
-    wire.send(b"HTTP/1.1 200 OK\r\nContent-Le")
-
-
-def _breaking_off_body(wire: Wire) -> None:
-    wire.read()
-    wire.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"used": 3, "limit": 9}')
-
-
-def _resetting_in_the_body(wire: Wire) -> None:
-    _breaking_off_body(wire)
-    wire.reset()
-
-
-def _garbage(wire: Wire) -> None:
-    wire.read()
-    wire.send(b"\x16\x03\x01\x00\xff\xfe SSH-2.0 hello\r\n\r\n")
-
-
-def _garbled_chunks(wire: Wire) -> None:
-    wire.read()
-    wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n")
-
-
-def _endless_headers(wire: Wire) -> None:
-    wire.read()
-    wire.send(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        wire.send(b"X-More: " + b"m" * 4000 + b"\r\n")
-
-
 @pytest.mark.parametrize(
     "script",
     [
-        _closing_at_once,
-        _closing_after_the_request,
-        _resetting,
-        _breaking_off_headers,
-        _breaking_off_body,
-        _resetting_in_the_body,
-        _garbage,
-        _garbled_chunks,
-        _endless_headers,
+        wires.closing_at_once,
+        wires.closing_after_the_request,
+        wires.resetting,
+        wires.breaking_off_headers,
+        wires.breaking_off_body,
+        wires.resetting_in_the_body,
+        wires.garbage,
+        wires.garbled_chunks,
+        wires.endless_headers,
     ],
 )
 def test_a_broken_answer_is_no_answer(fetch: Fetch, script: Script) -> None:
@@ -459,11 +305,6 @@ def test_a_broken_answer_is_no_answer(fetch: Fetch, script: Script) -> None:
         error = failure(fetch, stats)
     assert type(error) is StatsUnavailable
     assert _stub_of(stats).seen == []
-
-
-def _closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_a_refused_connection_says_so(fetch: Fetch) -> None:
@@ -656,7 +497,7 @@ def test_a_cancelled_poll_is_cancelled(backend: str) -> None:
             await stats.afetch()
         return scope.cancelled_caught
 
-    with _serving(_silent) as server:
+    with _serving(wires.silent) as server:
         assert anyio.run(cancelled, _stats_of(server.url), backend=backend)
 
 

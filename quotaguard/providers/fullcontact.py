@@ -353,11 +353,9 @@ def _period(said: object) -> Period:
     if not isinstance(start, str | None) or not isinstance(end, str | None):
         return UNKNOWN_PERIOD
     try:
-        period = Period.parse(start, end)
-        _ = period.starts_at, period.ends_at  # year 1 east of Greenwich cannot be shown
-    except (ValueError, OverflowError, OSError):
+        return Period.parse(start, end)
+    except ValueError:
         return UNKNOWN_PERIOD
-    return period
 
 
 def _rest(said: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -82,6 +82,7 @@ class Books:
         "asked_fast",
         "asked_wall",
         "cold_from",
+        "contested",
         "ended",
         "holders",
         "live",
@@ -101,6 +102,7 @@ class Books:
         self.polls = Polls()
         self.period = Period()
         self.ended: Period | None = None
+        self.contested: tuple[Period, float] | None = None
         self.live = False
         self.cold_from = cold_from
         self.asked = self.asked_fast = -math.inf
@@ -182,6 +184,8 @@ class Books:
         period = self.period
         if not self.live or period.end is None or now.wall < period.end + period.skew:
             return []
+        if self.contested is not None and (self.contested[0].end or 0.0) > period.end:
+            return []  # the newest answer says that it goes on; the next one will tell
         earliest = now.slow - (now.wall - (period.end - period.skew))
         for meter, mine in self.known(terms):
             if mine.resets:
@@ -206,6 +210,11 @@ class Books:
         )
 
     # -- what is known ----------------------------------------------------------
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the period is a guess: we turned by the clock, no reading told it yet."""
+        return self.ended is not None and not self.live
 
     @property
     def cold(self) -> bool:
@@ -348,6 +357,14 @@ def _period(value: Any) -> Any:  # noqa: ANN401 - a period, told as a list
     return None if value is None else [value.start, value.end, value.skew]
 
 
+def _contested(value: Any) -> Any:  # noqa: ANN401 - a period and when it was told
+    return None if value is None else [_period(value[0]), value[1]]
+
+
+def _read_contested(value: Any) -> tuple[Period, float] | None:  # noqa: ANN401 - as above
+    return None if value is None else (Period(*value[0]), value[1])
+
+
 def _read_period(value: Any) -> Period | None:  # noqa: ANN401 - what _period told
     return None if value is None else Period(*value)
 
@@ -361,6 +378,7 @@ _STATES: Mapping[str, Any] = {
     "polls": lambda polls: polls.state(),
     "rates": lambda rates: rates.state(),
     "period": _period,
+    "contested": _contested,
     "ended": _period,
     "slots": dict,
 }
@@ -373,6 +391,7 @@ _BOOKS: Mapping[str, Any] = {
     "polls": Polls.of,
     "rates": RateBooks.of,
     "period": _read_period,
+    "contested": _read_contested,
     "ended": _read_period,
     "slots": dict,
 }

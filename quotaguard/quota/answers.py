@@ -23,6 +23,7 @@ MOST_PAUSE = 3600.0
 
 _NUMBER = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?")
 _REQUEST_ID = re.compile(r"[!-~]{1,80}")
+_PATH = re.compile(r"[\w .\[\]-]{1,200}")
 _REQUEST_ID_HEADERS = ("x-request-id", "x-amzn-requestid")
 
 
@@ -121,18 +122,30 @@ class Faults:
         """Return what *build* makes of the JSON in an answer.
 
         Raises:
-            StatsUnreadable: it is no JSON, or a field is `Unfit`; *path* names it.
+            StatsUnreadable: it is no JSON, or a field is `Unfit`; *path* names it. Any
+                other ValueError of *build* is one too, without its text.
         """
-        path = "the answer"
+        path, why = "the answer", ""
         try:
-            return build(strict.load(outcome.body or b""))
-        except Unfit as unfit:
-            path, why = unfit.path, str(unfit)
+            said = strict.load(outcome.body or b"")
         except ValueError as error:
             why = str(error)
+        else:
+            try:
+                return build(said)
+            except Unfit as unfit:
+                path, why = self._plain(unfit.path), str(unfit)
+            except (ValueError, OverflowError):
+                # Such an error quotes what it was given, and that is the vendor's.
+                why = "a value in it is not what it must be"
         raise self.of(
             StatsUnreadable, f"looked for {path} in the answer: {why}", outcome, path=path
         )
+
+    def _plain(self, path: str) -> str:
+        """Return a path; where the vendor's own names in it are no names, none of it."""
+        secret = self._key is not None and self._key.reveal() in path
+        return "the answer" if secret or not _PATH.fullmatch(path) else path
 
     def _shown(self, said: object) -> str | None:
         """Return an id as a plain word; None where it is none, or has the key in it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
 from quotaguard.quota.polls import Claim
-from quotaguard.quota.readings import Moment, Reading, amount
+from quotaguard.quota.readings import Moment, Period, Reading, amount
 from quotaguard.quota.theirs import ahead_by
 from quotaguard.quota.verdicts import Done
 
@@ -52,7 +52,7 @@ class Observe:
         """Reconcile every meter that the reading names."""
         events: list[Event] = []
         books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
-        if self._period(books, events, terms):
+        if self._period(books, now, events, terms):
             self._meters(books, terms, events)
             books.slots.clear()
             events.extend(books.crossed(self._named(terms), now, terms))
@@ -65,31 +65,62 @@ class Observe:
     def _named(self, terms: Terms) -> dict[str, int]:
         return {name: 0 for name in self.reading.usages if name in terms.meters}
 
-    def _period(self, books: Books, events: list[Event], terms: Terms) -> bool:
+    def _period(self, books: Books, now: Moment, events: list[Event], terms: Terms) -> bool:
         """Open the period that the reading names; False if the reading is of an old one."""
         told, asked = self.reading.period, self.claim.asked
+        late = asked.slow < books.asked
         if told.end is None or told == books.period:
-            if told.end is not None and asked.slow >= books.asked:
-                self._lives(books, terms)
+            if not late:
+                books.contested = None
+                if told.end is not None:
+                    self._lives(books, terms)
             return True
-        if asked.slow < books.asked:
+        if late:
             return False
-        if told == books.ended and self._outdated(books, terms):
+        turns = now.wall >= told.end - told.skew
+        if told == books.ended and turns and self._outdated(books, terms):
+            books.contested = None
             return False
-        first = books.asked == -math.inf
-        # After a turn by the clock the period in the books is a guess, told already.
-        guessed = books.ended is not None and not books.live
+        if not self._believed(books, told, now):
+            books.contested = (told, asked.slow)
+            # What is said of a period that is over says nothing of this one.
+            return self._over() < 0.0
+        self._open(books, told, events, terms)
+        return True
+
+    def _open(self, books: Books, told: Period, events: list[Event], terms: Terms) -> None:
+        """Open a period: what was read of the old one is of the past."""
+        first, guessed = books.asked == -math.inf, books.guessed
         if not first:
             books.ended = books.ended if guessed else books.period
             for meter, mine in books.known(terms):
                 if mine.resets:
                     meter.forget()
                     meter.read = False
-        books.period = told
+        books.period, books.contested = told, None
         self._lives(books, terms)
         if not first and not guessed:
             events.append(books.turned(terms, seen=True))
-        return True
+
+    def _believed(self, books: Books, told: Period, now: Moment) -> bool:
+        """Whether another period is one: the clock explains it, or a second reading says so.
+
+        It makes a fresh start of all that is counted, the best news that an answer can
+        bring. That a period goes on past its end is bad news after we began the next.
+        """
+        asked = self.claim.asked
+        if self.trusted or books.asked == -math.inf or (books.guessed and told == books.ended):
+            return True
+        last = books.ended if books.guessed and books.ended is not None else books.period
+        later = told.end is not None and (last.end is None or told.end > last.end)
+        if later and last.end is not None and now.wall >= last.end - last.skew:
+            return True
+        if books.contested is None or asked.slow <= books.contested[1]:
+            return False
+        before = books.contested[0]
+        # Some windows move on with every answer; so two that go on longer agree as well.
+        goes_on = last.end is None or last.end < (before.end or 0.0) <= (told.end or 0.0)
+        return told == before or (later and goes_on)
 
     def _outdated(self, books: Books, terms: Terms) -> bool:
         """Whether the period that has ended is told by an answer that is late or stale.
@@ -99,8 +130,7 @@ class Observe:
         is stale, for as long as an answer may lag.
         """
         over = self._over()
-        paranoid = max(mine.paranoid for mine in terms.meters.values())
-        return over < 0.0 or (books.live and over <= paranoid)
+        return over < 0.0 or (books.live and over <= _paranoid(terms))
 
     def _over(self) -> float:
         """Return the seconds from the end of the period that is told to the question."""
@@ -115,7 +145,7 @@ class Observe:
         """
         over = self._over()
         books.live = over < 0.0
-        if over > max(mine.paranoid for mine in terms.meters.values()):
+        if over > _paranoid(terms):
             books.ended = None
 
     def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
@@ -165,6 +195,10 @@ class Observe:
         )
 
 
+def _paranoid(terms: Terms) -> float:
+    return max(mine.paranoid for mine in terms.meters.values())
+
+
 def _interval(books: Books, now: Moment, terms: Terms) -> float:
     """Return the seconds to the next poll: sooner the faster a remainder shrinks."""
     polls = terms.polls
@@ -181,6 +215,8 @@ def _interval(books: Books, now: Moment, terms: Terms) -> float:
         if meter.blocked:
             exact = meter.blocked_at + mine.settled - now.slow
             interval = min(interval, max(polls.shortest, exact))
-    if books.ended is not None and not books.live and books.period.end is not None:
+    if books.contested is not None:
+        interval = polls.shortest
+    if books.guessed and books.period.end is not None:
         interval = min(interval, max(polls.shortest, 30.0))
     return max(polls.shortest, min(interval, polls.longest))

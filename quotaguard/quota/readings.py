@@ -186,15 +186,16 @@ class Period:
                 first, skew = _instant(start, inclusive_end=False)
             if end is not None:
                 last, skew = _instant(end, inclusive_end=inclusive)
-            period = cls(first, last, skew)
-            _ = period.starts_at, period.ends_at  # year 1 east of Greenwich has no date in UTC
-        except (OverflowError, OSError):
+        except OverflowError:  # the day after the last one that there is
             msg = "a date is out of the calendar"
             raise ValueError(msg) from None
         if first is not None and last is not None and last <= first:
             msg = "the period ends before it starts"
             raise ValueError(msg)
-        return period
+        if None in (first is None or _shown(first), last is None or _shown(last)):
+            msg = "a date is out of the calendar"  # year 1 east of Greenwich has none in UTC
+            raise ValueError(msg)
+        return cls(first, last, skew)
 
     @property
     def length(self) -> float | None:
@@ -212,13 +213,20 @@ class Period:
 
     @property
     def starts_at(self) -> datetime | None:
-        """The start as an aware datetime in UTC."""
-        return None if self.start is None else datetime.fromtimestamp(self.start, UTC)
+        """The start as an aware datetime in UTC; None where it is none that can be shown."""
+        return _shown(self.start)
 
     @property
     def ends_at(self) -> datetime | None:
-        """The exclusive end as an aware datetime in UTC."""
-        return None if self.end is None else datetime.fromtimestamp(self.end, UTC)
+        """The exclusive end as an aware datetime in UTC; None as for `starts_at`."""
+        return _shown(self.end)
+
+
+def _shown(at: float | None) -> datetime | None:
+    try:
+        return None if at is None else datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):  # year 1 east of Greenwich, infinity
+        return None
 
 
 UNKNOWN_PERIOD = Period()

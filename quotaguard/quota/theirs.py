@@ -21,7 +21,7 @@ RESOLUTION = 1.0
 
 BELIEVED = 86_400.0
 """Seconds that a wall clock may plausibly be off. Beyond it nobody knows who is wrong, and
-the earlier of the two times is taken: a period that begins late costs no money."""
+the earlier of the two times is taken."""
 
 
 def ahead_by(
@@ -37,7 +37,8 @@ def theirs(ahead: Sequence[float], now: Moment) -> Moment:
     """Return *now* with the provider's time as its wall clock, as far as that is known."""
     if not ahead:
         return now
-    wall = now.fast + sorted(ahead)[len(ahead) // 2]
+    # Of two that disagree the earlier one: a period that begins late costs no money.
+    wall = now.fast + sorted(ahead)[(len(ahead) - 1) // 2]
     if abs(wall - now.wall) > BELIEVED:
         wall = min(wall, now.wall)
     return now._replace(wall=wall)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from quotaguard.errors import ConfigError
 from quotaguard.spending import SWITCH
 from quotaguard.testing.clock import FakeClock
+from quotaguard.testing.conformance import Trial, check_provider
+from quotaguard.testing.laws import BrokenLaw
 from quotaguard.testing.simulated import SimulatedCall, SimulatedProvider
 from quotaguard.testing.simulator import Simulator
 
@@ -20,7 +22,17 @@ if TYPE_CHECKING:
     from quotaguard.testing.vendor import FakeVendor
     from quotaguard.testing.voxys import FakeVoxys
 
-__all__ = ["FakeClock", "SimulatedCall", "SimulatedProvider", "Simulator", "disabled", "fake"]
+__all__ = [
+    "BrokenLaw",
+    "FakeClock",
+    "SimulatedCall",
+    "SimulatedProvider",
+    "Simulator",
+    "Trial",
+    "check_provider",
+    "disabled",
+    "fake",
+]
 
 _FAKES = {
     "fullcontact": ("quotaguard.testing.fullcontact", "FakeFullContact"),

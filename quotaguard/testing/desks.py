@@ -214,7 +214,15 @@ class BooksDesk:
         lapses = tuple((until, *cost.values()) for until, cost in self.holder.lapses)
         period, polls = books.period, books.polls
         rest = period.end, books.live, books.ended is None, books.cold_from, books.asked
-        return (*told, lapses, rest, polls.next, polls.claimed is None, polls.until)
+        return (
+            *told,
+            lapses,
+            rest,
+            books.contested,
+            polls.next,
+            polls.claimed is None,
+            polls.until,
+        )
 
     def _tally(self, name: str) -> Tally:
         return self.books.holders.get("h", {}).get(name, Tally())

@@ -146,10 +146,13 @@ class AsyncWitness(Witness):
 def refused_stream(cause: object) -> bool:
     """Whether the server said that it did not process the request (HTTP/2).
 
-    cause: httpcore's exception, which has h2's event in it. After a GOAWAY that names an
-    earlier stream httpcore sends again by itself; every other GOAWAY leaves a doubt.
+    cause: httpcore's exception, which has h2's event in it. A GOAWAY that names no stream
+    at all has processed none (RFC 9113, 6.8). After one that names an earlier stream
+    httpcore sends again by itself; every other GOAWAY leaves a doubt.
     """
     event = next(iter(getattr(cause, "args", ())), None)
+    if type(event).__name__ == "ConnectionTerminated":
+        return getattr(event, "last_stream_id", None) == 0
     return (
         type(event).__name__ == "StreamReset"
         and bool(getattr(event, "remote_reset", False))
