@@ -10,11 +10,12 @@ from quotaguard.ledgers import Denial
 from quotaguard.quota.admission import Request
 
 if TYPE_CHECKING:
+    from quotaguard.held import Held
     from quotaguard.quota.verdicts import Spent
     from quotaguard.reservation import Reservation
     from quotaguard.spending import Spending
 
-__all__ = ["ASK", "MISSING", "remember", "remember_spent", "request_of"]
+__all__ = ["ASK", "MISSING", "name_of", "remember", "remember_spent", "request_of"]
 
 
 class _Missing:
@@ -30,6 +31,11 @@ ASK = Denial(-1, 0.0, 0.0, Refusal, RefusalFacts(provider="", account="", meter=
 """Not denied, and not open: the books must be asked."""
 
 
+def name_of(wanting: Held) -> str:
+    """Return the name under which *wanting* asks: no other ever had or will have it."""
+    return f"{wanting._holder.name}.{wanting.id}"
+
+
 def request_of(wanting: Reservation) -> Request:
     """Return what *wanting* asks the books for: not what it has borrowed.
 
@@ -41,9 +47,9 @@ def request_of(wanting: Reservation) -> Request:
     need = wanting._cost = spending.units_of(wanting._cost)
     if wanting._borrowed is not None:
         lent = wanting._borrowed[1]
-        need = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+        need = {name: n - lent.get(name, 0) for name, n in need.items() if n > lent.get(name, 0)}
     return Request(
-        name=f"{wanting._holder.name}.{wanting.id}",
+        name=name_of(wanting),
         cost=need,
         priority=wanting.priority,
         max_wait=_patience(wanting),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import httpx
 
     from quotaguard.clock import Clock
+    from quotaguard.held import Held
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
     from quotaguard.quota.account import Entry
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from quotaguard.quota.policy import Policy
     from quotaguard.quota.readings import Reading
     from quotaguard.quota.verdicts import Verdict
-    from quotaguard.reservation import Reservation
     from quotaguard.stats import Stats
 
 __all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
@@ -99,7 +101,9 @@ class Spending:
         self.calls_told = bool(listeners)
         self.poll_error: ProviderError | None = None
         self._plain: dict[int, tuple[Cost, dict[str, int]]] = {}
-        self.deferred: dict[int, Reservation] = {}
+        self.deferred: dict[int, Held] = {}
+        # What finalizers could not do themselves, which run anywhere.
+        self.left: deque[Callable[[], object]] = deque()
 
     # -- prices -----------------------------------------------------------------
 
@@ -191,15 +195,11 @@ class Spending:
 
     def post(self, entry: Entry) -> Verdict:
         """Enter something in the books, and tell what that caused."""
+        while self.left:
+            self.left.popleft()()
         posted = self.holder.post(entry)
-        try:
-            for event in posted.events:
-                self.tell(event)
-        except BaseException:
-            # Ctrl-C in a listener: nobody will own what was just granted.
-            if posted.granted:
-                self.holder.forgotten.append((self.holder.epoch, posted.granted))
-            raise
+        for event in posted.events:
+            self.tell(event)
         if self.deferred:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
@@ -221,9 +221,12 @@ class Spending:
     def _lapse(self) -> None:
         """Give up reservations whose webhook did not come in time."""
         now = self.clock.now()
-        for reservation in tuple(self.deferred.values()):
-            if reservation.lapses_at is not None and now.slow >= reservation.lapses_at:
-                reservation.give_up()
+        for number, reservation in tuple(self.deferred.items()):
+            if now.slow >= (reservation.lapses_at or 0.0):
+                with suppress(ConfigError):  # it was settled just now
+                    reservation.give_up()
+            if reservation.state != "deferred":
+                self.deferred.pop(number, None)
 
     # -- events -----------------------------------------------------------------
 

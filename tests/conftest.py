@@ -43,6 +43,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         help="seed of everything random; the same seed, the same run (default: %(default)s)",
     )
+    scale.addoption(
+        "--strikes",
+        type=int,
+        default=2,
+        help="how often Ctrl-C strikes each step of the code; 0 is as often as it comes "
+        "(default: %(default)s)",
+    )
+    scale.addoption(
+        "--forks",
+        type=int,
+        default=80,
+        help="processes that are forked while locks are held (default: %(default)s)",
+    )
+    scale.addoption(
+        "--hammer",
+        type=int,
+        default=2_000,
+        help="calls of each of 64 threads at once (default: %(default)s)",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +74,24 @@ def states(pytestconfig: pytest.Config) -> int:
 def histories(pytestconfig: pytest.Config) -> int:
     """Return the number of random histories to try."""
     return int(pytestconfig.getoption("--histories"))
+
+
+@pytest.fixture(scope="session")
+def strikes(pytestconfig: pytest.Config) -> int:
+    """Return how often each step of the code is struck, 0 for every time."""
+    return int(pytestconfig.getoption("--strikes"))
+
+
+@pytest.fixture(scope="session")
+def forks(pytestconfig: pytest.Config) -> int:
+    """Return how many processes to fork."""
+    return int(pytestconfig.getoption("--forks"))
+
+
+@pytest.fixture(scope="session")
+def hammer(pytestconfig: pytest.Config) -> int:
+    """Return how many calls each of many threads makes."""
+    return int(pytestconfig.getoption("--hammer"))
 
 
 @pytest.fixture(scope="session")

@@ -268,7 +268,10 @@ def _refuse(request: Request, verdict: object, error: ProviderError | None, now:
         granted = yield Post(replace(entry, may_poll=False))
         assert isinstance(granted, Granted)  # noqa: S101 - it was forced
         return granted
-    raise refusal from error
+    try:
+        raise refusal from error
+    finally:
+        del refusal, error  # in whose tracebacks this is
 
 
 def _refusal(request: Request, verdict: object) -> Refusal:

@@ -205,15 +205,16 @@ class Tap:
         """
         if self._ended:
             return
-        self._ended = True
         if body is not None:
             body = body[:BODY_CAP]
         elif whole:
             body = decoded(bytes(self._raw), self._headers.get("content-encoding", ""))
         else:
             body = b""
-        self._raw.clear()
         self._passage.finish(Outcome(self._status, self._headers, body), whole=whole)
+        # Now, and not before: what was stopped half way is ended when the reply is closed.
+        self._ended = True
+        self._raw.clear()
 
 
 def guarded(
