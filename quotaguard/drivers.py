@@ -84,9 +84,8 @@ async def adrive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:
     except StopIteration as end:
         return end.value
     except GeneratorExit:
-        # A coroutine that is thrown away may be finalized under our own locks.
         thrown_away = True
-        spending.left.append(partial(caller.stopped, ask))
+        spending.leave(partial(caller.stopped, ask))
         raise
     except BaseException:
         caller.undo(ask)

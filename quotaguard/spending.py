@@ -102,8 +102,7 @@ class Spending:
         self.poll_error: ProviderError | None = None
         self._plain: dict[int, tuple[Cost, dict[str, int]]] = {}
         self.deferred: dict[int, Held] = {}
-        # What finalizers could not do themselves, which run anywhere.
-        self.left: deque[Callable[[], object]] = deque()
+        self._left: deque[Callable[[], object]] = deque()
 
     # -- prices -----------------------------------------------------------------
 
@@ -195,8 +194,8 @@ class Spending:
 
     def post(self, entry: Entry) -> Verdict:
         """Enter something in the books, and tell what that caused."""
-        while self.left:
-            self.left.popleft()()
+        for _ in range(len(self._left)):
+            self._left.popleft()()
         posted = self.holder.post(entry)
         for event in posted.events:
             self.tell(event)
@@ -204,6 +203,14 @@ class Spending:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
+
+    def leave(self, act: Callable[[], object]) -> None:
+        """Leave *act* to whoever posts next. Takes no lock.
+
+        A generator or coroutine that is thrown away may be finalized anywhere, also
+        while its own thread holds our lock.
+        """
+        self._left.append(act)
 
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the units that may still be safely spent, None for unlimited."""

@@ -5,10 +5,19 @@ The scale options turn the suite into a soak: ``pytest --histories 2000000 --see
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from quotaguard import Guard, QuotaExhausted
+from quotaguard.drivers import BACKGROUND
+from quotaguard.testing import FakeClock
+
+MATCHES = "person.enrichment.matches"
 
 settings.register_profile(
     "suite",
@@ -106,6 +115,53 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def law() -> Callable[[Any], None]:
+    """Return what holds a stopped guard against the law; see `hold`."""
+    return hold
+
+
+def hold(world: Any) -> None:
+    """Check that no lock is held, that nothing charged is missing, and that all heals.
+
+    *world* has a guard on a fake clock that nothing moves, its ledger, the *true* counts
+    and *quota* of its provider, and *go*, which makes one critical call. *heals*: polls
+    until all is exact, one where no webhook is awaited. *priced*: no call cost more than
+    was reserved for it; what did looks like somebody else's, and gets its margin.
+    """
+    guard, holder, clock = world.guard, world.guard._spending.holder, world.clock
+    locks = holder.lock, holder.queue._lock, world.ledger._lock, BACKGROUND._lock
+    assert not any(lock.locked() for lock in locks), "a lock is held"
+    guard.standing()
+    assert holder.queue.busy == [], "somebody stands in line who is gone"
+    for name, books in holder.books.meters.items():
+        gate = books.gate(clock.fast(), guard._spending.terms.meters[name])
+        if books.read and world.priced:
+            assert gate >= world.true[name], f"{name} is charged and not counted"
+    heal(guard, clock, world.heals)
+    if any(row.reserved for row in guard.standing()):
+        gc.collect()  # a reply of httpx holds itself
+        guard.standing()
+        heal(guard, clock, world.heals)
+    for row in guard.standing():
+        assert row.reserved == 0, f"{row.meter} is held for ever"
+        assert row.used == world.true.get(row.meter, 0), f"{row.meter} does not heal"
+    assert all(purse.opened == 0 for purse in holder.allotment.purses.values())
+    if world.priced:
+        for _ in range(world.quota - world.true[MATCHES]):
+            world.go()
+        with pytest.raises(QuotaExhausted):
+            world.go()
+        assert world.true[MATCHES] == world.quota, "more than the quota was spent"
+
+
+def heal(guard: Guard, clock: FakeClock, polls: int) -> None:
+    """Let what is unknown lapse, and poll."""
+    for _ in range(polls):
+        clock.advance(25.0)
+        guard.refresh()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell the figures of the proofs, for the record; with ``-v`` each of them."""
     passed = terminalreporter.getreports("passed")
@@ -116,6 +172,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     killed = sum(name == "killed" for name, _ in told)
     if killed:
         terminalreporter.write_line(f"proof: {killed} mutants, all killed")
+    for one, many in (("await points", "cancelled"), ("strikes", "of Ctrl-C"), ("forks", "")):
+        count = sum(int(str(value)) for name, value in told if name == one)
+        if count:
+            terminalreporter.write_line(f"proof: {count:,} {one} {many}".rstrip() + ", all healed")
     if terminalreporter.verbosity > 0:
         for name, value in told:
+            if name in {"await points", "strikes", "forks"}:
+                continue
             terminalreporter.write_line(f"{name}: {value}")

@@ -59,6 +59,7 @@ CHECKS = ("CALL", "JUMP_BACKWARD", "RESUME")
 """After these CPython looks whether a signal has come. Entering a ``with`` is none of them."""
 
 Step = tuple[CodeType, int]
+Law = Callable[[Any], None]
 
 
 @functools.cache
@@ -215,40 +216,6 @@ class World(httpx.BaseTransport):
         with self.guard.reserve(dict(cost), **settings) as reservation:
             self.true.update(FOUND)
             reservation.settle(FOUND)
-
-    def heal(self) -> None:
-        """Let what is unknown lapse, and poll."""
-        for _ in range(self.heals):
-            self.clock.advance(25.0)
-            self.guard.refresh()
-
-    def check(self) -> None:
-        """Hold everything against the law."""
-        holder = self.holder
-        locks = [holder.lock, holder.queue._lock, self.ledger._lock, BACKGROUND._lock]
-        assert not any(lock.locked() for lock in locks), "a lock is held"
-        self.guard.standing()
-        assert holder.queue.busy == [], "somebody stands in line who is gone"
-        for name, books in holder.books.meters.items():
-            gate = books.gate(self.clock.fast(), self.guard._spending.terms.meters[name])
-            if books.read and self.priced:
-                assert gate >= self.true[name], f"{name} is charged and not counted"
-        self.heal()
-        if any(row.reserved for row in self.guard.standing()):
-            gc.collect()  # a reply of httpx holds itself
-            self.guard.standing()
-            self.heal()
-        for row in self.guard.standing():
-            assert row.reserved == 0, f"{row.meter} is held for ever"
-            assert row.used == self.true[row.meter], f"{row.meter} does not heal"
-        assert all(purse.opened == 0 for purse in holder.allotment.purses.values())
-        if not self.priced:
-            return  # what it cost too much looks like somebody else's, and has its margin
-        for _ in range(self.quota - self.true[MATCHES]):
-            self.go()
-        with pytest.raises(QuotaExhausted):
-            self.go()
-        assert self.true[MATCHES] == self.quota, "more than the quota was spent"
 
 
 # -- ways in ---------------------------------------------------------------------
@@ -474,7 +441,7 @@ WAYS: dict[str, tuple[Callable[[World], None], dict[str, Any]]] = {
 }
 
 
-def struck(way: str, strike: Strike, *, warm: bool) -> Strike:
+def struck(way: str, strike: Strike, law: Law, *, warm: bool) -> Strike:
     """Go one way into a new world, be struck there, and check the law."""
     act, settings = WAYS[way]
     world = World(**settings)
@@ -488,7 +455,7 @@ def struck(way: str, strike: Strike, *, warm: bool) -> Strike:
         error.__traceback__ = error.__context__ = None
     world.status = 200
     try:
-        world.check()
+        law(world)
     except BaseException as error:
         error.add_note(f"{strike.error.__name__} at step {strike.number}: {strike.where}")
         raise
@@ -503,27 +470,27 @@ STRUCK: Counter[Step] = Counter()
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupt_leaves_nothing_behind(
-    way: str, warm: bool, strikes: int, record_property: Callable[..., None]
+    way: str, warm: bool, strikes: int, law: Law, record_property: Callable[..., None]
 ) -> None:
     """No lock is held, nothing charged is missing, and a poll later all is exact.
 
     Exact: nothing is held, the count is the provider's, and what is left of the quota can
     be spent to the last unit, and not one more.
     """
-    steps = struck(way, Strike(-1), warm=warm).steps
+    steps = struck(way, Strike(-1), law, warm=warm).steps
     made = 0
     for number, step in enumerate(steps):
         if not strikes or STRUCK[step] < strikes:
             STRUCK[step] += 1
             made += 1
-            struck(way, Strike(number, KINDS[number % 3]), warm=warm)
+            struck(way, Strike(number, KINDS[number % 3]), law, warm=warm)
     # One more than the last is no step: nothing was left out.
-    assert struck(way, Strike(len(steps)), warm=warm).where == "nowhere"
-    record_property(f"interrupts, {way}, {'warm' if warm else 'cold'}", f"{made} of {len(steps)}")
+    assert struck(way, Strike(len(steps)), law, warm=warm).where == "nowhere"
+    record_property("strikes", made)
 
 
 def test_an_interrupt_leaves_the_background_thread_in_order(
-    record_property: Callable[..., None],
+    law: Law, record_property: Callable[..., None]
 ) -> None:
     """Struck as a poll is handed over: the thread goes on, and so does everybody else."""
     number = 0
@@ -542,11 +509,11 @@ def test_an_interrupt_leaves_the_background_thread_in_order(
         claim = Claim("", Moment(0.0, 0.0, 0.0))
         BACKGROUND.poll(other.guard._spending, Poll(claim, Abandon(claim)))
         other.polled.get(timeout=10)
-        world.check()
+        law(world)
         if strike.where == "nowhere":
             break
         number += 1
-    record_property("interrupts, background", number)
+    record_property("strikes", number)
 
 
 class Waits:
@@ -630,7 +597,7 @@ def test_a_refusal_keeps_nobody_alive() -> None:
         gc.enable()
 
 
-def test_what_was_left_open_covers_nothing_once_it_is_gone() -> None:
+def test_what_was_left_open_covers_nothing_once_it_is_gone(law: Law) -> None:
     """Struck as its block ends, a reservation is unknown, and the next call pays for itself."""
     world = World()
     world.guard.refresh()
@@ -643,7 +610,7 @@ def test_what_was_left_open_covers_nothing_once_it_is_gone() -> None:
     world.go()
     row = world.guard.standing()[MATCHES]
     assert (row.used, row.reserved) == (1, 1)
-    world.check()
+    law(world)
 
 
 SIGNALS = 1000
@@ -743,6 +710,7 @@ def test_signals_at_any_moment_leave_nothing_behind(
     assert not world.holder.queue._lock.locked()
     gc.collect()
     for _ in range(3):
-        world.heal()
+        world.clock.advance(25.0)
+        world.guard.refresh()
     for row in world.guard.standing():
         assert (row.reserved, row.used) == (0, world.true[row.meter])
