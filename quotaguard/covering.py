@@ -10,19 +10,20 @@ entered instead of the outer one. A second inner request is one of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
+from weakref import ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextvars import ContextVar, Token
 
+    from quotaguard.held import Held
     from quotaguard.quota.calls import Cost
-    from quotaguard.reservation import Reservation
 
-__all__ = ["Covering", "borrow", "counted", "give_back", "uncover"]
+__all__ = ["Covering", "borrow", "counted", "forget_lent", "give_back", "uncover"]
 
 
-def borrow(inner: Reservation, owner: Reservation | None) -> bool:
+def borrow(inner: Held, owner: Held | None) -> bool:
     """Let *inner* use the unspent units of *owner* first; True if they are enough.
 
     A reservation that has ended, of another account, or inherited by fork covers
@@ -36,41 +37,54 @@ def borrow(inner: Reservation, owner: Reservation | None) -> bool:
     with holder.lock:
         if owner.state != "open" or owner._epoch != holder.epoch:
             return False
-        lent = {name: min(count, owner._cost.get(name, 0)) for name, count in need.items()}
-        asked, owner._asked = owner._asked, None
-        if asked is None and not any(lent.values()):
+        parts = {name: min(count, owner._cost.get(name, 0)) for name, count in need.items()}
+        asked = owner._asked
+        if asked is None and not any(parts.values()):
             return False
-        for name, count in lent.items():
-            if count:
-                owner._cost[name] -= count
-        if any(lent.values()):
+        lent: dict[str, int] = {}
+        inner._epoch = owner._epoch
+        inner._borrowed = (ref(owner), lent, asked)
+        owner._asked = None
+        if any(parts.values()):
             owner._lent = [*(owner._lent or ()), inner]
-    inner._borrowed = (owner, lent, asked)
-    if lent != need or inner._spending.terms.rates.rates:
-        return False
-    inner._epoch = owner._epoch
-    inner.state = "open"
+        for name, count in parts.items():
+            if count:
+                # In one run: wherever Ctrl-C comes, each unit is in one hand.
+                owner._cost[name] -= count
+                lent[name] = count
+        if parts != need or inner._spending.terms.rates.rates:
+            return False
+        inner.state = "open"
     return True
 
 
-def give_back(inner: Reservation) -> None:
-    """Return what was lent to a reservation that was refused after all."""
-    if inner._borrowed is None or inner.state == "open":
+def give_back(inner: Held) -> None:
+    """Return what was lent to a reservation that was refused, or stopped, after all."""
+    if inner._borrowed is None or inner.state != "new":
         return
-    (owner, lent, asked), inner._borrowed = inner._borrowed, None
+    reference, lent, asked = inner._borrowed
+    owner = reference()
     with inner._holder.lock:
-        if owner.state == "open":
-            for name, count in lent.items():
-                if count:
-                    owner._cost[name] += count
+        if owner is not None and owner.state == "open":
             owner._lent = [other for other in owner._lent or () if other is not inner]
             owner._asked = asked if owner._asked is None else owner._asked
+            for name in lent:
+                owner._cost[name] += lent[name]
+                lent[name] = 0
+            inner._borrowed = None
             return
-    # The owner has ended meanwhile; nobody knows what became of these units.
-    inner._holder.forgotten.append((owner._epoch, lent))
+    forget_lent(inner)
 
 
-def counted(owner: Reservation, actual: Cost) -> Mapping[str, int]:
+def forget_lent(inner: Held) -> None:
+    """Leave a note of what was lent: nobody knows what became of it. Takes no lock."""
+    if inner._borrowed is not None:
+        lent = inner._borrowed[1]
+        inner._borrowed = None
+        inner._holder.forgotten.append((inner._epoch, lent))
+
+
+def counted(owner: Held, actual: Cost) -> Mapping[str, int]:
     """Return what *owner* must settle of *actual*, checked: less what others had of it."""
     if actual.__class__ is dict and not owner._lent and not owner._spending.fractional:
         for meter, count in actual.items():
@@ -91,7 +105,12 @@ def counted(owner: Reservation, actual: Cost) -> Mapping[str, int]:
     return spent
 
 
-def uncover(token: Token[Reservation | None]) -> None:
+Cover: TypeAlias = "ref[Held] | None"
+"""What covers the calls of a context. It is not kept alive there: who left a block
+without the block's knowing it (Ctrl-C as its end begins) must not cover for ever."""
+
+
+def uncover(token: Token[Cover]) -> None:
     """Let what covered before *token* was made cover again."""
     try:
         token.var.reset(token)
@@ -104,12 +123,12 @@ class Covering:
 
     __slots__ = ("_current", "_owner", "_token")
 
-    def __init__(self, current: ContextVar[Reservation | None], owner: Reservation) -> None:
+    def __init__(self, current: ContextVar[Cover], owner: Held) -> None:
         self._current = current
         self._owner = owner
 
     def __enter__(self) -> None:
-        self._token = self._current.set(self._owner)
+        self._token = self._current.set(ref(self._owner))
 
     def __exit__(self, *failure: object) -> None:
         uncover(self._token)

@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from quotaguard.errors import ProviderError, StatsUnreadable
@@ -35,6 +36,7 @@ _numbers = itertools.count()
 def drive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noqa: ANN401 - the story's
     """Carry out *story* in this thread and return what it returns."""
     caller = _Caller(spending)
+    ask: Ask | None = None
     answer: object = None
     try:
         while True:
@@ -43,23 +45,30 @@ def drive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noq
                 case Post() | Tell():
                     answer = caller.note(ask)
                 case Poll():
-                    answer = caller.handed_over(ask) or caller.undoing(ask, _poll, spending, ask)
+                    answer = caller.handed_over(ask) or _poll(spending, ask)
                 case Sleep():
-                    answer = None
-                    if not caller.own_loop_polls(ask):
-                        answer = caller.undoing(ask, _sleep, caller, ask)
+                    answer = None if caller.own_loop_polls(ask) else _sleep(caller, ask)
                 case _:
                     assert_never(ask)
     except StopIteration as end:
         return end.value
+    except BaseException:
+        caller.undo(ask)
+        raise
     finally:
-        caller.leave()
+        # Twice, because Ctrl-C may come just as the first one begins.
+        try:
+            caller.leave()
+        finally:
+            caller.leave()
 
 
 async def adrive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noqa: ANN401 - the story's
     """Carry out *story* in this task and return what it returns."""
     caller = _Caller(spending)
+    ask: Ask | None = None
     answer: object = None
+    thrown_away = False
     try:
         while True:
             ask = story.send(answer)
@@ -67,17 +76,23 @@ async def adrive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:
                 case Post() | Tell():
                     answer = caller.note(ask)
                 case Poll():
-                    answer = caller.handed_over(ask)
-                    if answer is None:
-                        answer = await caller.aundoing(ask, _apoll(spending, ask))
+                    answer = caller.handed_over(ask) or await _apoll(spending, ask)
                 case Sleep():
-                    answer = await caller.aundoing(ask, _asleep(caller, ask))
+                    answer = await _asleep(caller, ask)
                 case _:
                     assert_never(ask)
     except StopIteration as end:
         return end.value
+    except GeneratorExit:
+        thrown_away = True
+        spending.leave(partial(caller.stopped, ask))
+        raise
+    except BaseException:
+        caller.undo(ask)
+        raise
     finally:
-        caller.leave()
+        if not thrown_away:
+            caller.leave()
 
 
 class _Caller:
@@ -119,25 +134,17 @@ class _Caller:
         """Whether a thread would wait for a poll that its own event loop must finish."""
         return ask.polled and threading.get_ident() in self.spending.holder.polling_loops
 
-    def undoing(self, ask: Poll | Sleep, act: Callable[..., object], *given: object) -> object:
-        """Act; when stopped half way, post the compensation that *ask* names."""
-        try:
-            return act(*given)
-        except BaseException:
-            self._undo(ask)
-            raise
-
-    async def aundoing(self, ask: Poll | Sleep, acting: Any) -> object:  # noqa: ANN401 - an awaitable
-        """Await *acting*; when cancelled, post the compensation that *ask* names."""
-        try:
-            return await acting
-        except BaseException:
-            self._undo(ask)
-            raise
-
-    def _undo(self, ask: Poll | Sleep) -> None:
-        if ask.undo is not None:
+    def undo(self, ask: Ask | None) -> None:
+        """Stopped half way: post the compensation that *ask* names."""
+        if isinstance(ask, Poll | Sleep) and ask.undo is not None:
             self.spending.post(ask.undo)
+
+    def stopped(self, ask: Ask | None) -> None:
+        """Do what a coroutine that was thrown away could not do itself."""
+        try:
+            self.undo(ask)
+        finally:
+            self.leave()
 
     def lie_down(self, ask: Sleep, waiter: Waiter) -> bool:
         """Sleep in line; False if the books have changed since they were looked at."""
@@ -220,8 +227,8 @@ def _poll(spending: Spending, ask: Poll) -> Answer:
 
 async def _apoll(spending: Spending, ask: Poll) -> Answer:
     loops, me = spending.holder.polling_loops, threading.get_ident()
-    loops.append(me)
     try:
+        loops.append(me)
         return _brought(spending, await spending.stats.afetch(ask.claim.asked.wall))
     except Exception as error:  # noqa: BLE001 - a failing provider never raises into a call
         return _failed(spending, error)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from quotaguard.asking import AsyncReports, Reports
+from quotaguard.carrier import LazyStats
 from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
@@ -17,7 +18,7 @@ from quotaguard.quota.entries import Touch
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.standing import Decision, Standing, standing
 from quotaguard.reservation import MISSING, Reservation
-from quotaguard.spending import LazyStats, Spending, terms_of
+from quotaguard.spending import Spending, terms_of
 
 if TYPE_CHECKING:
     import httpx

@@ -15,11 +15,12 @@ from quotaguard.quota.verdicts import Done, Granted, Spent
 from quotaguard.spending import SWITCH
 
 if TYPE_CHECKING:
+    from quotaguard.held import Held
     from quotaguard.quota.calls import Cost
     from quotaguard.reservation import Reservation
     from quotaguard.spending import Spending
 
-__all__ = ["ASK", "MISSING", "full_check", "quick_check", "remember", "request_of"]
+__all__ = ["ASK", "MISSING", "full_check", "name_of", "quick_check", "remember", "request_of"]
 
 
 class _Missing:
@@ -35,6 +36,11 @@ ASK = Denial(-1, 0.0, 0.0, Refusal, RefusalFacts(provider="", account="", meter=
 """Not denied, and not open: the books must be asked."""
 
 
+def name_of(wanting: Held) -> str:
+    """Return the name under which *wanting* asks: no other ever had or will have it."""
+    return f"{wanting._holder.name}.{wanting.id}"
+
+
 def request_of(wanting: Reservation) -> Request:
     """Return what *wanting* asks the books for: not what it has borrowed.
 
@@ -48,10 +54,10 @@ def request_of(wanting: Reservation) -> Request:
     need, moved = wanting._cost, None
     if wanting._borrowed is not None:
         _, lent, moved = wanting._borrowed
-        lacks = {name: n - lent[name] for name, n in need.items() if n > lent[name]}
+        lacks = {name: n - lent.get(name, 0) for name, n in need.items() if n > lent.get(name, 0)}
         need = lacks or dict.fromkeys(need, 0)
     return Request(
-        name=f"{wanting._holder.name}.{wanting.id}",
+        name=name_of(wanting),
         cost=need,
         priority=wanting.priority,
         max_wait=_patience(wanting),

@@ -8,38 +8,31 @@ histories prove it to be the story's decision. Everything else is the story.
 
 from __future__ import annotations
 
-import itertools
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
+from weakref import ref
 
-from quotaguard.covering import Covering, borrow, counted, give_back, uncover
+from quotaguard.covering import Cover, Covering, borrow, give_back, uncover
 from quotaguard.drivers import adrive, drive
 from quotaguard.errors import ConfigError, QuotaUnknown, Refusal
+from quotaguard.held import DEFERRED, NEW, OPEN, REFUSED, SETTLED, VOID, Held, ids
 from quotaguard.opening import ASK, MISSING, remember, request_of
 from quotaguard.quota.admission import reserving
 from quotaguard.quota.allotment import NO_ROOM
-from quotaguard.quota.entries import Unblocked
 from quotaguard.spending import SWITCH, Spending
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from quotaguard.ledgers import Denial
     from quotaguard.quota.admission import Story
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.verdicts import Granted
 
-__all__ = ["MISSING", "Reservation"]
+__all__ = ["DEFERRED", "MISSING", "OPEN", "SETTLED", "Reservation"]
+
+_current: ContextVar[Cover] = ContextVar("quotaguard_reservation", default=None)
 
 
-NEW, OPEN, DEFERRED = "new", "open", "deferred"
-SETTLED, RELEASED, UNKNOWN, REFUSED, VOID = "settled", "released", "unknown", "refused", "void"
-
-_ids = itertools.count(1)
-_current: ContextVar[Reservation | None] = ContextVar("quotaguard_reservation", default=None)
-
-
-class Reservation:
+class Reservation(Held):
     """Units held for a call: settled or released by the caller, else unknown.
 
     ``with guard.reserve(cost) as reservation:`` reserves when the block is entered,
@@ -51,19 +44,8 @@ class Reservation:
     actual: units that the call turned out to cost, once it is settled.
     """
 
-    # Class attributes are the values of a reservation that nothing special happened to:
-    # most are, and setting them one by one costs as much as the decision.
-    state = NEW
-    actual: Mapping[str, int] | None = None
-    id = 0
-    lapses_at: float | None = None
-    _lent: list[Reservation] | None = None
-    _borrowed: tuple[Reservation, dict[str, int], float | None] | None = None
-    _asked: float | None = None
-    _probes: tuple[str, ...] = ()
-    _epoch = 0
     _changes = 0
-    _token: Token[Reservation | None]
+    _token: Token[Cover]
 
     def __init__(
         self,
@@ -75,7 +57,7 @@ class Reservation:
     ) -> None:
         self._spending = spending
         self._holder = spending.holder
-        self._cost: dict[str, int] = cost  # type: ignore[assignment] # checked when it opens
+        self._cost = cost  # type: ignore[assignment] # checked when it opens
         self.priority = priority
         self._max_wait = max_wait
         self._fallback = fallback
@@ -84,15 +66,19 @@ class Reservation:
 
     def __enter__(self) -> Self:
         opened = self.open()
-        if opened is self:
-            self._token = _current.set(self)
-        return opened
+        return self._entered() if opened is self else opened
 
     async def __aenter__(self) -> Self:
         opened = await self.aopen()
-        if opened is self:
-            self._token = _current.set(self)
-        return opened
+        return self._entered() if opened is self else opened
+
+    def _entered(self) -> Self:
+        try:
+            self._token = _current.set(ref(self))
+        except BaseException:
+            self.withdraw()
+            raise
+        return self
 
     def open(self) -> Self:
         """Reserve without a block, and without covering what is called meanwhile.
@@ -102,33 +88,23 @@ class Reservation:
         Raises:
             Refusal: the call does not go; nothing is held.
         """
-        denial = self._quick()
-        if denial is not None:
-            if denial is not ASK:
-                return self._denied(denial)  # type: ignore[no-any-return] # what the user gave
-            try:
-                self._opened(drive(self._spending, self._story()))
-            except Refusal as refusal:
-                return self._refused(refusal)  # type: ignore[no-any-return] # as above
-            except BaseException:
-                give_back(self)
-                raise
-        return self
+        try:
+            denial = self._quick()
+            if denial is ASK:
+                denial = self._opened(drive(self._spending, self._story()))
+        except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
+            return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
+        return self if denial is None else self._denied(denial)
 
     async def aopen(self) -> Self:
         """Reserve as `open` does, in a task."""
-        denial = self._quick()
-        if denial is not None:
-            if denial is not ASK:
-                return self._denied(denial)  # type: ignore[no-any-return] # what the user gave
-            try:
-                self._opened(await adrive(self._spending, self._story()))
-            except Refusal as refusal:
-                return self._refused(refusal)  # type: ignore[no-any-return] # as above
-            except BaseException:
-                give_back(self)
-                raise
-        return self
+        try:
+            denial = self._quick()
+            if denial is ASK:
+                denial = self._opened(await adrive(self._spending, self._story()))
+        except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
+            return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
+        return self if denial is None else self._denied(denial)
 
     def covering(self) -> Covering:
         """Let guarded calls of this account in the block use these units first."""
@@ -165,13 +141,15 @@ class Reservation:
             if self.state is not NEW:
                 msg = "this reservation was opened by another thread just now: make one each"
                 raise ConfigError(msg)
+            # Ctrl-C may come as the loop turns: what is held then is what `mine` says.
+            self._cost = mine = {}
+            self._epoch = holder.epoch
+            self.state = OPEN
             for meter, count in cost.items():
                 purse = purses[meter]
                 purse.taken += count
                 purse.opened += count
-            self._cost = cost.copy()
-            self._epoch = holder.epoch
-            self.state = OPEN
+                mine[meter] = count
         if spending.calls_told:
             spending.reserved(self._cost, priority)
         return None
@@ -185,7 +163,11 @@ class Reservation:
             self.state = VOID
             return OPEN
         self._cost = self._spending.units_of(self._cost)
-        if borrow(self, _current.get()):
+        cover = _current.get()
+        owner = None if cover is None else cover()
+        if owner is None:
+            _current.set(None)  # its block was left without knowing it: see `Cover`
+        if borrow(self, owner):
             self._spending.reserved(self._cost, self.priority)
             return OPEN
         return NEW if self._borrowed is None and self._cost else REFUSED
@@ -204,15 +186,30 @@ class Reservation:
         return self._refused(denial.refusal(denial.facts))
 
     def _story(self) -> Story:
-        self.id = next(_ids)
+        self.id = next(ids)
         self._changes = self._holder.queue.changes
         return reserving(request_of(self))
 
     def _opened(self, granted: Granted) -> None:
-        self.state = OPEN
-        self._epoch = self._holder.epoch
         self._probes, self._asked = granted.probes, granted.at
+        self._take_over()
+        if self.state is NEW:
+            self.state = VOID  # a listener has forked: this is the child
         self._spending.reserved(self._cost, self.priority)
+
+    def _stopped(self, error: BaseException) -> Any:  # noqa: ANN401 - what the user gave
+        """End what did not open, nothing was sent; raise *error*, or return the fallback."""
+        try:
+            if isinstance(error, Refusal):
+                return self._refused(error)
+            if isinstance(error, GeneratorExit):
+                self.forget()  # a coroutine that is thrown away: this may be a finalizer
+            elif not isinstance(error, ConfigError):
+                self.withdraw()
+            give_back(self)
+            raise error
+        finally:
+            del error  # in whose traceback this is
 
     def _refused(self, refusal: Refusal) -> Any:  # noqa: ANN401 - what the user gave
         """Raise the refusal, or return what the user gave instead."""
@@ -222,178 +219,27 @@ class Reservation:
             remember(self, refusal)
             if isinstance(refusal, QuotaUnknown) and refusal.__cause__ is None:
                 refusal.__cause__ = self._spending.poll_error
-        if self._fallback is MISSING:
-            raise refusal
-        return self._fallback(refusal) if callable(self._fallback) else self._fallback
+        try:
+            if self._fallback is MISSING:
+                raise refusal
+            return self._fallback(refusal) if callable(self._fallback) else self._fallback
+        finally:
+            del refusal  # in whose traceback this is
 
-    # -- ending -----------------------------------------------------------------
-
-    def settle(self, actual: Cost | None = None) -> None:
-        """End with the units that the call cost; None is what was reserved.
-
-        actual: units per meter, a meter left out cost nothing. More than was
-        reserved is counted, and told as `Degraded` (state ``underpriced``).
-
-        Raises:
-            ConfigError: a meter is not known, a count is no number; or the
-                reservation has ended already.
-        """
-        if self.state is not OPEN and self._ended():
-            return
-        self.settle_units(self._cost if actual is None else counted(self, actual))
-
-    def settle_units(self, spent: Mapping[str, int]) -> None:
-        """End with *spent*, integer units of reserved meters that need no check."""
-        holder = self._holder
-        with holder.lock:
-            if (self.state is not OPEN or self.id or self._epoch != holder.epoch) and self._void():
-                return
-            at = self._spending.slow()
-            purses = holder.allotment.purses
-            freed = under = False
-            for meter, count in self._cost.items():
-                purse = purses[meter]
-                used = spent.get(meter, 0)
-                purse.opened -= count
-                if used:
-                    purse.at = at
-                    purse.spent += used
-                if used < count:
-                    purse.cleared += used
-                    purse.taken -= count - used
-                    freed = True
-                else:
-                    purse.cleared += count
-                    purse.taken += used - count
-                    under = under or used > count
-            if freed:
-                holder.queue.changes += 1
-            self.state = SETTLED
-            self.actual = spent
-        if under or self._probes or self._spending.calls_told or (freed and holder.queue.busy):
-            self._aftermath(spent, under=under)
-
-    def release(self) -> None:
-        """End without any charge: the call was provably not billed."""
-        if self.state is not OPEN and self._ended():
-            return
-        holder = self._holder
-        with holder.lock:
-            if self._void():
-                return
-            holder.allotment.settle(self._cost, {})
-            holder.queue.changes += 1
-            self.state = RELEASED
-            self.actual = {}
-        holder.queue.wake()
-        self._spending.released(self._cost)
-
-    def give_up(self) -> None:
-        """End without an answer: the outcome is unknown, it counts until it is known."""
-        if self.state is not OPEN and self._ended():
-            return
-        holder, spending = self._holder, self._spending
-        with holder.lock:
-            if self._void():
-                return
-            until = spending.clock.now().slow + spending.late
-            holder.allotment.give_up(self._cost, until)
-            self.state = UNKNOWN
-        spending.settled(self._cost, self._cost, unknown=True)
-
-    def defer(self) -> None:
-        """Outlive the call: the provider bills later, or not (a webhook tells).
-
-        It becomes unknown if nobody settles it within `Policy.late` seconds.
-        """
-        if self.state is OPEN:
-            self.state = DEFERRED
-            self.lapses_at = self._spending.clock.now().slow + self._spending.late
-            self.id = self.id or next(_ids)
-            self._spending.deferred[self.id] = self
-
-    def close(self) -> None:
-        """End unless it has ended: as unknown, or as settled by the calls it covered."""
-        if self.state is OPEN:
-            if self._lent and not any(self._cost.values()):
-                self.state = SETTLED
-                return
-            self.give_up()
+    # -- leaving ----------------------------------------------------------------
 
     def __exit__(self, *failure: object) -> None:
         if self.state is REFUSED:
             return
-        uncover(self._token)
-        if self.state is OPEN:
-            if failure[:1] == (GeneratorExit,):
-                self.forget()
-            else:
-                self.close()
+        try:
+            if self.state is OPEN:
+                if failure[:1] == (GeneratorExit,):
+                    self.forget()
+                else:
+                    self.close()
+        finally:
+            uncover(self._token)
 
     async def __aexit__(self, *failure: object) -> None:
         # Ending never awaits: in a cancelled task an await would be cancelled too.
         self.__exit__(*failure)
-
-    def forget(self) -> None:
-        """Close from a finalizer: those run anywhere, under our own lock too.
-
-        So it only leaves a note, for the next who looks at the books.
-        """
-        if self.state is OPEN or self.state is DEFERRED:
-            self._holder.forgotten.append((self._epoch, self._cost))
-            self.state = UNKNOWN
-
-    def __del__(self) -> None:
-        self.forget()
-
-    def _void(self) -> bool:
-        """Whether there is nothing to end (under the lock): ended meanwhile, or forked."""
-        if self.state is not OPEN and self.state is not DEFERRED:
-            return True
-        if self._epoch != self._holder.epoch:
-            self.state = VOID
-        if self.id:
-            self._spending.deferred.pop(self.id, None)
-        return self.state is VOID
-
-    def _ended(self) -> bool:
-        """Whether the end was reached without doing; deferred ones can still end."""
-        if self.state is DEFERRED:
-            return False
-        if self.state is VOID:
-            return True
-        msg = f"this reservation is {self.state} and cannot be ended again"
-        if self.state is NEW:
-            msg = "this reservation is not open: enter it, 'with guard.reserve(...)'"
-        raise ConfigError(msg)
-
-    def _aftermath(self, spent: Mapping[str, int], *, under: bool) -> None:
-        """Do what a settlement leads to: waiters, probes, events."""
-        holder, spending = self._holder, self._spending
-        holder.queue.wake()
-        if self._probes and any(spent.get(name) for name in self._probes):
-            spending.post(Unblocked(self._probes))
-        if under:
-            spending.underpriced(spent, self._cost)
-        spending.settled(spent, self._cost)
-
-    # -- looking ----------------------------------------------------------------
-
-    @property
-    def reserved(self) -> Mapping[str, Any]:
-        """Units that are or were held, by meter."""
-        return self._spending.amounts(self._cost)
-
-    @property
-    def settled(self) -> Mapping[str, Any] | None:
-        """Units that the call cost, by meter; None as long as it is not known."""
-        return None if self.actual is None else self._spending.amounts(self.actual)
-
-    @property
-    def headroom(self) -> dict[str, Any]:
-        """Units that may still be safely spent now, by meter; None is unlimited."""
-        return self._spending.headroom(self._cost)
-
-    def __repr__(self) -> str:
-        cost = ", ".join(f"{name}: {count}" for name, count in self._cost.items())
-        return f"<Reservation {self._spending.provider.name} {self.state}: {cost}>"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quotaguard.errors import ConfigError, ProviderError
 from quotaguard.quota.account import Terms
@@ -22,46 +24,20 @@ from quotaguard.quota.theirs import theirs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import httpx
-
+    from quotaguard.carrier import Exchange
     from quotaguard.clock import Clock
+    from quotaguard.held import Held
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
     from quotaguard.quota.account import Books, Entry
-    from quotaguard.quota.calls import Cost, Report
+    from quotaguard.quota.calls import Cost
     from quotaguard.quota.policy import Policy
-    from quotaguard.quota.readings import Moment, Reading
+    from quotaguard.quota.readings import Moment
     from quotaguard.quota.verdicts import Verdict
-    from quotaguard.reservation import Reservation
-    from quotaguard.stats import Stats
 
     _Picture = TypeVar("_Picture")
 
-__all__ = ["SWITCH", "Exchange", "LazyStats", "Spending", "terms_of"]
-
-T = TypeVar("T")
-
-
-class Exchange(Protocol):
-    """What carries a poll: `quotaguard.stats.Stats`, imported when the first is made."""
-
-    def fetch(self, wall: float) -> Reading:
-        """Ask the provider at this Unix time; raises `ProviderError` only."""
-
-    async def afetch(self, wall: float) -> Reading:
-        """Ask the provider at this Unix time; raises `ProviderError` only."""
-
-    def fetch_report(self, report: Report[T]) -> T:
-        """Ask the provider, or the shelf; raises `ProviderError` only."""
-
-    async def afetch_report(self, report: Report[T]) -> T:
-        """Ask the provider, or the shelf; raises `ProviderError` only."""
-
-    def close(self) -> None:
-        """Let go of what is open."""
-
-    async def aclose(self) -> None:
-        """Let go of what is open."""
+__all__ = ["SWITCH", "Spending", "terms_of"]
 
 
 class _Switch:
@@ -112,7 +88,8 @@ class Spending:
         self.calls_told = bool(listeners)
         self.poll_error: ProviderError | None = None
         self._plain: dict[int, tuple[Cost, dict[str, int]]] = {}
-        self.deferred: dict[int, Reservation] = {}
+        self.deferred: dict[int, Held] = {}
+        self._left: deque[Callable[[], object]] = deque()
 
     # -- prices -----------------------------------------------------------------
 
@@ -204,19 +181,23 @@ class Spending:
 
     def post(self, entry: Entry) -> Verdict:
         """Enter something in the books, and tell what that caused."""
+        for _ in range(len(self._left)):
+            self._left.popleft()()
         posted = self.holder.post(entry)
-        try:
-            for event in posted.events:
-                self.tell(event)
-        except BaseException:
-            # Ctrl-C in a listener: nobody will own what was just granted.
-            if posted.granted:
-                self.holder.forgotten.append((self.holder.epoch, posted.granted))
-            raise
+        for event in posted.events:
+            self.tell(event)
         if self.deferred:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
+
+    def leave(self, act: Callable[[], object]) -> None:
+        """Leave *act* to whoever posts next. Takes no lock.
+
+        A generator or coroutine that is thrown away may be finalized anywhere, also
+        while its own thread holds our lock.
+        """
+        self._left.append(act)
 
     def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
         """Return what *draw* makes of the books as they stand now. Never polls."""
@@ -245,9 +226,12 @@ class Spending:
     def _lapse(self) -> None:
         """Give up reservations whose webhook did not come in time."""
         now = self.clock.now()
-        for reservation in tuple(self.deferred.values()):
-            if reservation.lapses_at is not None and now.slow >= reservation.lapses_at:
-                reservation.give_up()
+        for number, reservation in tuple(self.deferred.items()):
+            if now.slow >= (reservation.lapses_at or 0.0):
+                with suppress(ConfigError):  # it was settled just now
+                    reservation.give_up()
+            if reservation.state != "deferred":
+                self.deferred.pop(number, None)
 
     # -- events -----------------------------------------------------------------
 
@@ -353,54 +337,3 @@ def terms_of(provider: Provider, policy: Policy) -> Terms:
         polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
         rates=RateTerms(policy.rates, policy.slack, policy.shadow),  # type: ignore[arg-type] # as above
     )
-
-
-class LazyStats:
-    """The stats exchange, imported with httpx when the first poll is made."""
-
-    def __init__(
-        self,
-        provider: Provider,
-        client: httpx.Client | httpx.AsyncClient | None,
-        timer: Callable[[], float],
-    ) -> None:
-        self._provider = provider
-        self._timer = timer
-        self._client = client
-        self._stats: Stats | None = None
-        if client is not None:
-            # A wrong client is told where the guard is built; its owner has httpx anyway.
-            self._made()
-
-    def _made(self) -> Stats:
-        if self._stats is None:
-            from quotaguard.stats import Stats  # noqa: PLC0415 - httpx costs 80 ms
-
-            self._stats = Stats(self._provider, client=self._client, timer=self._timer)
-        return self._stats
-
-    def fetch(self, wall: float) -> Reading:
-        """Ask the provider at this Unix time; raises `ProviderError` only."""
-        return self._made().fetch(wall)
-
-    async def afetch(self, wall: float) -> Reading:
-        """Ask the provider at this Unix time; raises `ProviderError` only."""
-        return await self._made().afetch(wall)
-
-    def fetch_report(self, report: Report[T]) -> T:
-        """Ask the provider, or the shelf; raises `ProviderError` only."""
-        return self._made().fetch_report(report)
-
-    async def afetch_report(self, report: Report[T]) -> T:
-        """Ask the provider, or the shelf; raises `ProviderError` only."""
-        return await self._made().afetch_report(report)
-
-    def close(self) -> None:
-        """Let go of what is open."""
-        if self._stats is not None:
-            self._stats.close()
-
-    async def aclose(self) -> None:
-        """Let go of what is open."""
-        if self._stats is not None:
-            await self._stats.aclose()

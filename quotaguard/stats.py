@@ -17,9 +17,9 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -63,38 +63,39 @@ class Shelf:
         self._open()
 
     def _open(self) -> None:
-        self._lock = threading.Lock()
-        self._items: cachetools.TLRUCache[Hashable, tuple[object, float]]
-        self._items = cachetools.TLRUCache(
+        self._lock, self._owner = threading.Lock(), os.getpid()
+        self._items: cachetools.TLRUCache[Hashable, tuple[object, float]] = cachetools.TLRUCache(
             self._size, ttu=lambda _key, item, now: now + item[1], timer=self._timer
         )
-        self._owner = os.getpid()
 
-    def _leave_parent(self) -> None:
-        # Another thread of the parent may have held the lock when it forked.
+    @contextmanager
+    def _whole(self) -> Iterator[Any]:
+        # Made anew in a fork, whose parent may have held the lock, and after Ctrl-C.
         if self._owner != os.getpid():
             self._open()
+        try:
+            with self._lock:
+                yield self._items
+        except BaseException:
+            self._open()
+            raise
 
     def get(self, key: Hashable) -> object | None:
         """Return what was put under *key*, None once it has expired."""
-        self._leave_parent()
-        with self._lock:
-            item = self._items.get(key)
-        return None if item is None else item[0]
+        with self._whole() as items:
+            return cast("object | None", items.get(key, (None,))[0])
 
     def put(self, key: Hashable, value: object, seconds: float) -> None:
         """Keep *value* under *key* for *seconds*; 0 removes what was there."""
-        self._leave_parent()
-        with self._lock:
-            self._items.pop(key, None)
+        with self._whole() as items:
+            items.pop(key, None)
             if seconds > 0:
-                self._items[key] = (value, seconds)
+                items[key] = (value, seconds)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._leave_parent()
-        with self._lock:
-            self._items.clear()
+        with self._whole() as items:
+            items.clear()
 
 
 def _renewed(request: StatsRequest, outcome: Outcome) -> _Ask | None:
@@ -348,13 +349,12 @@ class Stats:
         # A gzip of 194 KB can unpack to 67 MB in its first chunk, before any cap is seen.
         headers = httpx.Headers(dict(request.headers))
         headers["accept-encoding"] = "identity"
-        whole = self._deadline
         return {
             "method": request.method,
             "url": request.url,
             "headers": headers.multi_items(),
             "content": request.body,
-            "timeout": (min(CONNECT_WITHIN, whole), whole, whole, whole),
+            "timeout": (min(CONNECT_WITHIN, self._deadline), *[self._deadline] * 3),
         }
 
     def _checked(self, tray: Tray) -> Outcome:

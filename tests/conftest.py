@@ -5,10 +5,19 @@ The scale options turn the suite into a soak: ``pytest --histories 2000000 --see
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from quotaguard import Guard, QuotaExhausted
+from quotaguard.drivers import BACKGROUND
+from quotaguard.testing import FakeClock
+
+MATCHES = "person.enrichment.matches"
 
 settings.register_profile(
     "suite",
@@ -55,6 +64,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         help="seed of everything random; the same seed, the same run (default: %(default)s)",
     )
+    scale.addoption(
+        "--strikes",
+        type=int,
+        default=2,
+        help="how often Ctrl-C strikes each step of the code; 0 is as often as it comes "
+        "(default: %(default)s)",
+    )
+    scale.addoption(
+        "--forks",
+        type=int,
+        default=80,
+        help="processes that are forked while locks are held (default: %(default)s)",
+    )
+    scale.addoption(
+        "--hammer",
+        type=int,
+        default=2_000,
+        help="calls of each of 64 threads at once (default: %(default)s)",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +110,24 @@ def fuzz(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
+def strikes(pytestconfig: pytest.Config) -> int:
+    """Return how often each step of the code is struck, 0 for every time."""
+    return int(pytestconfig.getoption("--strikes"))
+
+
+@pytest.fixture(scope="session")
+def forks(pytestconfig: pytest.Config) -> int:
+    """Return how many processes to fork."""
+    return int(pytestconfig.getoption("--forks"))
+
+
+@pytest.fixture(scope="session")
+def hammer(pytestconfig: pytest.Config) -> int:
+    """Return how many calls each of many threads makes."""
+    return int(pytestconfig.getoption("--hammer"))
+
+
+@pytest.fixture(scope="session")
 def seed(pytestconfig: pytest.Config) -> int:
     """Return the seed for ``random.Random``."""
     return int(pytestconfig.getoption("--seed"))
@@ -91,6 +137,53 @@ def seed(pytestconfig: pytest.Config) -> int:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every asynchronous test on both event loops."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def law() -> Callable[[Any], None]:
+    """Return what holds a stopped guard against the law; see `hold`."""
+    return hold
+
+
+def hold(world: Any) -> None:
+    """Check that no lock is held, that nothing charged is missing, and that all heals.
+
+    *world* has a guard on a fake clock that nothing moves, its ledger, the *true* counts
+    and *quota* of its provider, and *go*, which makes one critical call. *heals*: polls
+    until all is exact, one where no webhook is awaited. *priced*: no call cost more than
+    was reserved for it; what did looks like somebody else's, and gets its margin.
+    """
+    guard, holder, clock = world.guard, world.guard._spending.holder, world.clock
+    locks = holder.lock, holder.queue._lock, world.ledger._lock, BACKGROUND._lock
+    assert not any(lock.locked() for lock in locks), "a lock is held"
+    guard.standing()
+    assert holder.queue.busy == [], "somebody stands in line who is gone"
+    for name, books in holder.books.meters.items():
+        gate = books.gate(clock.fast(), guard._spending.terms.meters[name])
+        if books.read and world.priced:
+            assert gate >= world.true[name], f"{name} is charged and not counted"
+    heal(guard, clock, world.heals)
+    if any(row.reserved for row in guard.standing()):
+        gc.collect()  # a reply of httpx holds itself
+        guard.standing()
+        heal(guard, clock, world.heals)
+    for row in guard.standing():
+        assert row.reserved == 0, f"{row.meter} is held for ever"
+        assert row.used == world.true.get(row.meter, 0), f"{row.meter} does not heal"
+    assert all(purse.opened == 0 for purse in holder.allotment.purses.values())
+    if world.priced:
+        for _ in range(world.quota - world.true[MATCHES]):
+            world.go()
+        with pytest.raises(QuotaExhausted):
+            world.go()
+        assert world.true[MATCHES] == world.quota, "more than the quota was spent"
+
+
+def heal(guard: Guard, clock: FakeClock, polls: int) -> None:
+    """Let what is unknown lapse, and poll."""
+    for _ in range(polls):
+        clock.advance(25.0)
+        guard.refresh()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -106,6 +199,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     killed = sum(name == "killed" for name, _ in told)
     if killed:
         terminalreporter.write_line(f"proof: {killed} mutants, all killed")
+    for one, many in (("await points", "cancelled"), ("strikes", "of Ctrl-C"), ("forks", "")):
+        count = sum(int(str(value)) for name, value in told if name == one)
+        if count:
+            terminalreporter.write_line(f"proof: {count:,} {one} {many}".rstrip() + ", all healed")
     if terminalreporter.verbosity > 0:
         for name, value in told:
+            if name in {"await points", "strikes", "forks"}:
+                continue
             terminalreporter.write_line(f"{name}: {value}")

@@ -6,7 +6,6 @@ redirects, authentication retries, whatever a retrying transport outside does.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import httpx
@@ -77,7 +76,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self._inner = inner
         self._sync: Any = inner if hasattr(inner, "handle_request") else None
         self._async: Any = inner if hasattr(inner, "handle_async_request") else None
-        self._building = threading.Lock()
+        self._made: dict[str, Any] = {}  # no lock: a fork could leave it locked for ever
         self._origins: dict[tuple[str, bytes], str] = {}
 
     # -- calls ------------------------------------------------------------------
@@ -99,6 +98,8 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         try:
             passage.reservation.open()
         except Refusal as refusal:
+            if self._spending.policy.on_exhausted != "respond":
+                raise
             return self._refused(passage, refusal)
         witness = None
         try:
@@ -130,6 +131,8 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         try:
             await passage.reservation.aopen()
         except Refusal as refusal:
+            if self._spending.policy.on_exhausted != "respond":
+                raise
             return self._refused(passage, refusal)
         witness = None
         try:
@@ -172,8 +175,6 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return origin
 
     def _refused(self, passage: Passage, refusal: Refusal) -> httpx.Response:
-        if self._spending.policy.on_exhausted != "respond":
-            raise refusal
         said = turned_away(refusal, self._spending.wall())
         return httpx.Response(
             said.status,
@@ -187,17 +188,13 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def _sync_inner(self) -> Any:  # noqa: ANN401 - whatever has the method
         if self._inner is not None:
             _wrong_colour(self._inner, "asynchronously", "httpx.AsyncClient")
-        with self._building:
-            if self._sync is None:
-                self._sync = httpx.HTTPTransport()
+        self._sync = self._made.setdefault("sync", httpx.HTTPTransport())
         return self._sync
 
     def _async_inner(self) -> Any:  # noqa: ANN401 - as above
         if self._inner is not None:
             _wrong_colour(self._inner, "synchronously", "httpx.Client")
-        with self._building:
-            if self._async is None:
-                self._async = httpx.AsyncHTTPTransport()
+        self._async = self._made.setdefault("async", httpx.AsyncHTTPTransport())
         return self._async
 
     def close(self) -> None:
@@ -376,8 +373,10 @@ class _Tapped(httpx.SyncByteStream):
 
     def close(self) -> None:
         """Close it; what was not read to its end decides nothing."""
-        self._tap.end(whole=False)
-        self._stream.close()
+        try:
+            self._tap.end(whole=False)
+        finally:
+            self._stream.close()
 
 
 class _AsyncTapped(httpx.AsyncByteStream):
@@ -394,7 +393,8 @@ class _AsyncTapped(httpx.AsyncByteStream):
         self._tap.end(whole=True)
 
     async def aclose(self) -> None:
-        """Close it; what was not read to its end decides nothing."""
-        # The end comes first: a cancelled close would not come back for it.
-        self._tap.end(whole=False)
-        await self._stream.aclose()
+        """Close it, after the end: a cancelled close would not come back for that."""
+        try:
+            self._tap.end(whole=False)
+        finally:
+            await self._stream.aclose()

@@ -49,6 +49,8 @@ class Holder(Protocol):
 
     lock: guards *allotment* and *denials*, and is held for a few microseconds.
     epoch: changes when the process forks; what was reserved before is void then.
+    unowned: what was granted to a reservation, by its name, until that takes it over:
+        a caller who is stopped in between finds it there.
     forgotten: what reservations held that nobody ended, for the next post. Filled
         by finalizers, which may run anywhere and so must not take the lock.
     polling_loops: threads whose event loop carries out a poll.
@@ -61,6 +63,7 @@ class Holder(Protocol):
     epoch: int
     polling_loops: list[int]
     queue: WaitingLine
+    unowned: dict[str, Mapping[str, int]]
     forgotten: deque[tuple[int, Mapping[str, int]]]
 
     @property
@@ -69,6 +72,8 @@ class Holder(Protocol):
 
     def post(self, entry: Entry) -> Posted:
         """Report the holder's counts, apply *entry*, take over what it grants.
+
+        It does all of that or, stopped half way (Ctrl-C), nothing.
 
         Raises:
             LedgerUnavailable: the store cannot be reached.

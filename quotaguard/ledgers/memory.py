@@ -19,6 +19,8 @@ from quotaguard.quota.account import Books, Posted
 from quotaguard.quota.allotment import Allotment
 from quotaguard.quota.entries import Check, Reserve, Touch
 from quotaguard.quota.events import Degraded
+from quotaguard.quota.snapshot import keep, restore
+from quotaguard.quota.verdicts import Granted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,6 +147,7 @@ class MemoryHolder:
         self.denials: dict[tuple[str, str], Denial] = {}
         self.queue: WaitingLine = account.queue
         self.polling_loops = account.polling_loops
+        self.unowned: dict[str, Mapping[str, int]] = {}
         self.forgotten: deque[tuple[int, Mapping[str, int]]] = deque()
 
     @property
@@ -158,14 +161,17 @@ class MemoryHolder:
         quiet = isinstance(entry, _QUIET)
         with self.lock:
             now = account.clock.now()
-            books = account.books
-            for holder in account.holders:
-                holder.remember(now)
-                if holder is not self:
-                    books.absorb(holder.name, holder.allotment.report(now), now, holder.terms)
-            report = self.allotment.report(now)
-            posted = books.post(self.name, report, entry, now, self.terms)
-            self.allotment.accept(posted.granted, posted.lanes)
+            kept = keep(account.books, [holder.allotment for holder in account.holders])
+            taken: list[tuple[MemoryHolder, tuple[int, Mapping[str, int]]]] = []
+            try:
+                posted = self._apply(entry, now, taken)
+                if isinstance(entry, Reserve) and isinstance(posted.verdict, Granted):
+                    self.unowned[entry.name] = posted.granted
+            except BaseException:
+                restore(kept)
+                for holder, cost in reversed(taken):
+                    holder.forgotten.appendleft(cost)
+                raise
             if not quiet:
                 self.queue.changes += 1
             warn, account.warn = account.warn, False
@@ -177,12 +183,28 @@ class MemoryHolder:
             )
         return posted
 
-    def remember(self, now: Moment) -> None:
-        """Take up what was forgotten: its outcome is unknown."""
-        while self.forgotten:
-            epoch, cost = self.forgotten.popleft()
-            if epoch == self.epoch:
-                self.allotment.give_up(cost, now.slow + self.late)
+    def _apply(
+        self,
+        entry: Entry,
+        now: Moment,
+        taken: list[tuple[MemoryHolder, tuple[int, Mapping[str, int]]]],
+    ) -> Posted:
+        """Apply *entry* under the lock; *taken* is told what was forgotten until now."""
+        account = self._account
+        books = account.books
+        for holder in account.holders:
+            while holder.forgotten:
+                # In one run without a call, where Ctrl-C cannot come between.
+                epoch, cost = holder.forgotten[0]
+                taken += ((holder, (epoch, cost)),)
+                del holder.forgotten[0]
+                if epoch == holder.epoch:
+                    holder.allotment.give_up(cost, now.slow + holder.late)
+            if holder is not self:
+                books.absorb(holder.name, holder.allotment.report(now), now, holder.terms)
+        posted = books.post(self.name, self.allotment.report(now), entry, now, self.terms)
+        self.allotment.accept(posted.granted, posted.lanes)
+        return posted
 
     def _forked(self) -> Degraded:
         return Degraded(
@@ -206,15 +228,19 @@ class _Line:
     def stand(self, place: Place, meters: frozenset[str], waiter: Waiter | None) -> None:
         """Stand in line: asleep with a *waiter*, or awake and asking the books."""
         with self._lock:
-            if place not in self._callers:
-                bisect.insort(self.busy, place)
+            # First this, and last when leaving: whoever is in line must be found here.
             self._callers[place] = meters, waiter
+            at = bisect.bisect_left(self.busy, place)
+            if self.busy[at : at + 1] != [place]:
+                self.busy.insert(at, place)
 
     def leave(self, place: Place) -> None:
         """Stop waiting; whoever is not in line is not missed."""
         with self._lock:
-            if self._callers.pop(place, None) is not None:
-                self.busy.remove(place)
+            at = bisect.bisect_left(self.busy, place)
+            if self.busy[at : at + 1] == [place]:
+                del self.busy[at]
+            self._callers.pop(place, None)
 
     def wake(self, *, after: Place | None = None, but: frozenset[str] | None = None) -> None:
         """Wake the first in line, or the first behind *after* of other meters than *but*.

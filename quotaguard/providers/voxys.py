@@ -144,8 +144,7 @@ class Voxys:
         self._agent = None if agent_id is None else number_of("agent_id", agent_id)
         self._windows = Windows(window, time_zone)
         if not isinstance(choices, VoxysChoices):
-            msg = f"choices is a VoxysChoices, not {type(choices).__name__}"
-            raise ConfigError(msg)
+            raise ConfigError(f"choices is a VoxysChoices, not {type(choices).__name__}")
         self._choices = choices
         self.polls_per_hour = choices.polls_per_hour
         self._places, self.meters, self._limits = _metered(limits, self._agent, choices.stages)

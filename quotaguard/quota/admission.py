@@ -181,6 +181,7 @@ def reserving(request: Request) -> Story:
     now, error, news = request.at, None, False
     while True:
         waited = now - request.at
+        left = request.max_wait - waited
         verdict = yield Post(request.entry(slot=slot, waited=waited, may_poll=not news))
         before, slot, polled = slot, None, False
         match verdict:
@@ -195,17 +196,19 @@ def reserving(request: Request) -> Story:
                 # as it is to the one who makes the poll.
                 reason, polled = "a poll is under way", True
                 delay = min(delay, max(POLL_PATIENCE, request.max_wait) - waited)
-                if delay <= 0.0:
-                    return (yield from _refuse(request, verdict, error, now))
+                late = delay <= 0.0
             case Later(facts=facts, delay=delay, reason=reason, slot=slot):
-                pass
+                late = delay > left or delay == math.inf
             case Spent(facts=facts, polled=polled):
-                delay = _patience(request, verdict, request.max_wait - waited)
+                delay = _patience(request, verdict, left)
+                late = delay > left or delay == math.inf
                 reason = "part of the spend is not confirmed"
+            case Unknown() if news:
+                news = False  # whoever polled for us was stopped: now we do
+                continue
             case _:
                 return (yield from _refuse(request, verdict, error, now))
-        late = delay > request.max_wait - waited or delay == math.inf
-        if late and not isinstance(verdict, Pending):
+        if late:
             return (yield from _refuse(request, verdict, error, now))
         same = slot is not None and slot == before
         yield from _delayed(request, facts, delay, reason, again=same)
@@ -275,7 +278,10 @@ def _refuse(request: Request, verdict: object, error: ProviderError | None, now:
         granted = yield Post(replace(entry, may_poll=False))
         assert isinstance(granted, Granted)  # noqa: S101 - it was forced
         return granted
-    raise refusal from error
+    try:
+        raise refusal from error
+    finally:
+        del refusal, error  # in whose tracebacks this is
 
 
 def _refusal(request: Request, verdict: object) -> Refusal:

@@ -2,7 +2,7 @@
 
 The counts are cumulative and only grow, so that a report that is lost, repeated
 or late does no harm: what a holder holds is *drawn* less *cleared*. The numbers
-of a purse are public and changed in place by the fast lane (spending.py); the
+of a purse are public and changed in place by the fast lane (reservation.py); the
 rules are here:
 
     reserve k         taken += k; opened += k         if taken + k <= room[priority]
@@ -21,6 +21,9 @@ from typing import NamedTuple
 from quotaguard.quota.readings import NOTHING, Moment, nothing
 
 __all__ = ["NO_ROOM", "Allotment", "Lane", "Purse", "Tally"]
+
+Lapses = list[tuple[float, Mapping[str, int]]]
+"""Units of lost calls, and when they can no longer be charged (slow clock)."""
 
 NO_ROOM = -(1 << 62)
 """Room of a priority that a lane has nothing for, whatever is given back to it."""
@@ -91,7 +94,7 @@ class Allotment:
     def __init__(self) -> None:
         self._second = 0.0
         self.purses: dict[str, Purse] = {}
-        self.lapses: list[tuple[float, Mapping[str, int]]] = []
+        self.lapses: Lapses = []
 
     def purse(self, meter: str) -> Purse:
         """Return the units of *meter*."""
@@ -175,7 +178,11 @@ class Allotment:
                 self.record({meter: spent}, at)
 
     def give_up(self, cost: Mapping[str, int], until: float) -> None:
-        """End a reservation whose outcome is unknown: held until *until* (slow clock).
+        """End a reservation whose outcome is unknown: held until *until* (slow clock)."""
+        self.lapses = self.given_up(cost, until)
+
+    def given_up(self, cost: Mapping[str, int], until: float) -> Lapses:
+        """Return what `lapses` is with *cost* in it; it is not changed.
 
         Those of one second lapse together, at the last one's time: an outage of the
         provider must not make the books grow with every call.
@@ -184,10 +191,9 @@ class Allotment:
             together = dict(self.lapses[-1][1])
             for meter, count in cost.items():
                 together[meter] = together.get(meter, 0) + count
-            self.lapses[-1] = (until, together)
-            return
+            return [*self.lapses[:-1], (until, together)]
         self._second = until
-        self.lapses.append((until, cost))
+        return [*self.lapses, (until, dict(cost))]
 
     def record(self, cost: Mapping[str, int], at: float = math.inf) -> None:
         """Count units that were spent elsewhere."""

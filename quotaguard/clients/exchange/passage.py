@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from quotaguard.clients.exchange.bodies import BODY_CAP, decoded
@@ -106,10 +108,16 @@ class Passage:
         """End without an answer: free if nothing was sent, else unknown."""
         if self.reservation.state != OPEN:
             return
-        if sent:
+        if thrown_away():
+            self.leave(partial(self.lost, sent=sent))
+        elif sent:
             self.reservation.give_up()
         else:
             self.reservation.release()
+
+    def leave(self, act: Callable[[], None]) -> None:
+        """Let whoever looks at the books next do *act*: this may be a finalizer."""
+        self._spending.leave(act)
 
     def answered(
         self, status: int, headers: Mapping[str, str], body: bytes | None = None
@@ -208,15 +216,24 @@ class Tap:
         """
         if self._ended:
             return
-        self._ended = True
+        if thrown_away():
+            self._passage.leave(partial(self.end, whole=whole, body=body))
+            return
         if body is not None:
             body = body[:BODY_CAP]
         elif whole:
             body = decoded(bytes(self._raw), self._headers.get("content-encoding", ""))
         else:
             body = b""
-        self._raw.clear()
         self._passage.finish(Outcome(self._status, self._headers, body), whole=whole)
+        # Now, and not before: what was stopped half way is ended when the reply is closed.
+        self._ended = True
+        self._raw.clear()
+
+
+def thrown_away() -> bool:
+    """Whether a generator or a coroutine is being closed, perhaps by a finalizer."""
+    return isinstance(sys.exception(), GeneratorExit)
 
 
 def guarded(
