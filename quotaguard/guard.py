@@ -93,7 +93,7 @@ class Guard:
             terms=terms,
             holder=self._ledger.holder(terms),
             clock=clock,
-            stats=LazyStats(provider, stats_client),
+            stats=LazyStats(provider, stats_client, clock.fast),
             log=LogListener(),
             listeners=tuple(listeners),
             background=background,

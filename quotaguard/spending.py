@@ -225,6 +225,10 @@ class Spending:
             books = self.holder.books
             return draw(books, theirs(books.ahead, self.clock.now()), self.terms)
 
+    def wall(self) -> float:
+        """Return the Unix time of now, the provider's own as far as it is known."""
+        return theirs(self.holder.books.ahead, self.clock.now()).wall
+
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the units that may still be safely spent, None for unlimited."""
         self.post(Touch())
@@ -260,7 +264,8 @@ class Spending:
         for name, count in spent.items():
             more = count - cost.get(name, 0)
             if more > 0:
-                reason = f"the call cost {more} units more than was reserved"
+                told = self.amounts({name: more})[name]
+                reason = f"the call cost {told} units more than was reserved"
                 self.degraded("underpriced", reason, name)
 
     def reserved(self, cost: Mapping[str, int], priority: str) -> None:
@@ -353,8 +358,14 @@ def terms_of(provider: Provider, policy: Policy) -> Terms:
 class LazyStats:
     """The stats exchange, imported with httpx when the first poll is made."""
 
-    def __init__(self, provider: Provider, client: httpx.Client | httpx.AsyncClient | None) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        client: httpx.Client | httpx.AsyncClient | None,
+        timer: Callable[[], float],
+    ) -> None:
         self._provider = provider
+        self._timer = timer
         self._client = client
         self._stats: Stats | None = None
         if client is not None:
@@ -365,7 +376,7 @@ class LazyStats:
         if self._stats is None:
             from quotaguard.stats import Stats  # noqa: PLC0415 - httpx costs 80 ms
 
-            self._stats = Stats(self._provider, client=self._client)
+            self._stats = Stats(self._provider, client=self._client, timer=self._timer)
         return self._stats
 
     def fetch(self, wall: float) -> Reading:

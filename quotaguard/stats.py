@@ -30,7 +30,8 @@ from quotaguard.errors import ConfigError, ProviderError, StatsUnavailable, Stat
 from quotaguard.providers import Provider
 from quotaguard.quota.answers import dated
 from quotaguard.quota.calls import Outcome, Report, StatsRequest
-from quotaguard.quota.readings import NOTHING, Reading
+from quotaguard.quota.origin import loopback
+from quotaguard.quota.readings import Reading
 from quotaguard.wire import BODY_CAP, Line, Tray, why
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ KEEP_REPORT: Final = 5.0  # seconds: people look again, pages are loaded twice
 T = TypeVar("T")
 Parse = Callable[[Outcome], T]
 _Ask = Callable[[], StatsRequest]
+_Follow = Callable[[StatsRequest, Outcome], _Ask | None]
 _Answer = Outcome | ProviderError
 
 
@@ -95,21 +97,45 @@ class Shelf:
             self._items.clear()
 
 
+def _renewed(request: StatsRequest, outcome: Outcome) -> _Ask | None:
+    """Return what to send once more: the same with another key, where this one is refused."""
+    return request.again if outcome.status == 401 else None
+
+
 class _Question:
     """One poll: made when it is sent, and read by what it asked for."""
 
     def __init__(self, provider: Provider, wall: float) -> None:
         self._provider = provider
         self._wall = wall
-        self._read: Parse[Reading] = provider.read_stats
+        self._asked: StatsRequest | None = None
 
     def ask(self) -> StatsRequest:
-        request = self._provider.stats_request(self._wall)
-        self._read = request.read or self._read
-        return request
+        self._asked = self._provider.stats_request(self._wall)
+        return self._asked
+
+    def follow(self, request: StatsRequest, outcome: Outcome) -> _Ask | None:
+        """Return what to send once more: with a new key, or for the window that it is there."""
+        at = dated(outcome.headers)
+        if outcome.status != 200 or at is None or not self._moved(at):
+            return _renewed(request, outcome)
+        self._wall = at
+        return self.ask
+
+    def _moved(self, at: float) -> bool:
+        # An answer that echoes the window of our question says nothing of the provider's
+        # clock: by a wrong one of ours an empty window would be read.
+        asked = self._asked
+        windowed = asked is not None and asked.read is not None
+        return windowed and asked != self._provider.stats_request(at)
 
     def read(self, outcome: Outcome) -> Reading:
-        return replace(self._read(outcome), dated=dated(outcome.headers))
+        asked, at = self._asked, dated(outcome.headers)
+        if outcome.status == 200 and at is not None and self._moved(at):
+            msg = "the answer is dated outside of the window that was asked for"
+            raise StatsUnreadable(msg, provider=self._provider.name, status=outcome.status)
+        parse = (asked and asked.read) or self._provider.read_stats
+        return replace(parse(outcome), dated=at)
 
 
 class Stats:
@@ -160,13 +186,13 @@ class Stats:
             NoSubscription: the provider says that nothing is subscribed.
         """
         asked, poll = self._timer(), _Question(self._provider, wall)
-        answer = self._answer(poll.ask)
+        answer = self._answer(poll.ask, poll.follow)
         return self._shelved(asked, self._read(poll.read, answer))
 
     async def afetch(self, wall: float = 0.0) -> Reading:
         """Do what `fetch` does, without blocking the event loop; asyncio and trio."""
         asked, poll = self._timer(), _Question(self._provider, wall)
-        answer = await self._answer_async(poll.ask)
+        answer = await self._answer_async(poll.ask, poll.follow)
         return self._shelved(asked, self._read(poll.read, answer))
 
     def recent(self, within: float = 1.0) -> Reading | None:
@@ -229,9 +255,10 @@ class Stats:
     # The synchronous colour. A socket's timeout starts anew with every byte, and a name
     # look-up has none: only a second thread can promise the caller an end.
 
-    def _answer(self, ask: _Ask) -> _Answer:
+    def _answer(self, ask: _Ask, follow: _Follow = _renewed) -> _Answer:
         line, done = Line(), Future[_Answer]()
-        carry = functools.partial(contextvars.copy_context().run, self._carry, ask, line, done)
+        run = contextvars.copy_context().run
+        carry = functools.partial(run, self._carry, ask, follow, line, done)
         try:
             threading.Thread(target=carry, name="quotaguard-poll", daemon=True).start()
             return done.result(self._deadline)
@@ -241,12 +268,13 @@ class Stats:
             if not done.done():
                 line.cut()
 
-    def _carry(self, ask: _Ask, line: Line, done: Future[_Answer]) -> None:
+    def _carry(self, ask: _Ask, follow: _Follow, line: Line, done: Future[_Answer]) -> None:
         try:
             request = ask()
             outcome = self._exchange(request, line)
-            if outcome.status == 401 and request.again is not None:
-                outcome = self._exchange(request.again(), line)
+            again = follow(request, outcome)
+            if again is not None:
+                outcome = self._exchange(again(), line)
             done.set_result(outcome)
         except Exception as error:  # noqa: BLE001 - every fault on the way is a failed poll
             done.set_result(self._failed(error))
@@ -259,7 +287,7 @@ class Stats:
             asked = client.build_request(**self._asked(request), extensions={"trace": line.trace})
             response = client.send(asked, stream=True, auth=None, follow_redirects=False)
             stack.callback(response.close)
-            tray = Tray(response)
+            tray = Tray(response, request.headers.values())
             if response.is_stream_consumed:  # by a mock transport, or by the user's hook
                 tray.add(response.content)
             elif tray.open:
@@ -268,7 +296,7 @@ class Stats:
                         break
         return self._checked(tray)
 
-    async def _answer_async(self, ask: _Ask) -> _Answer:
+    async def _answer_async(self, ask: _Ask, follow: _Follow = _renewed) -> _Answer:
         import anyio  # noqa: PLC0415 - only asynchronous callers pay for it
 
         try:
@@ -278,8 +306,9 @@ class Stats:
                 slow = getattr(self._provider, "asks_for_key", False)
                 request = await aside(ask) if slow else ask()
                 outcome = await self._exchange_async(request, anyio.CancelScope())
-                if outcome.status == 401 and request.again is not None:
-                    request = await aside(request.again)
+                again = follow(request, outcome)
+                if again is not None:
+                    request = await aside(again)
                     outcome = await self._exchange_async(request, anyio.CancelScope())
                 return outcome
         except Exception as error:  # noqa: BLE001 - every fault on the way is a failed poll
@@ -293,7 +322,7 @@ class Stats:
             asked = client.build_request(**self._asked(request))
             response = await client.send(asked, stream=True, auth=None, follow_redirects=False)
             stack.push_async_callback(response.aclose)
-            tray = Tray(response)
+            tray = Tray(response, request.headers.values())
             if response.is_stream_consumed:
                 tray.add(response.content)
             elif tray.open:
@@ -307,7 +336,7 @@ class Stats:
 
     def _own(self, request: StatsRequest) -> dict[str, Any]:
         url = httpx.URL(request.url)
-        plain = url.scheme == "http" and url.host in {"localhost", "127.0.0.1", "::1"}
+        plain = url.scheme == "http" and loopback(url.host)
         if url.userinfo or not (plain or url.scheme == "https"):
             msg = "the stats URL must be https, without user and password; nothing was sent"
             raise self._error(StatsUnavailable, msg)
@@ -349,9 +378,9 @@ class Stats:
     def _error(
         self, kind: type[ProviderError], msg: str, answer: Outcome | Tray | None = None
     ) -> ProviderError:
-        status, headers = (answer.status, answer.headers) if answer else (None, NOTHING)
-        request = headers.get("x-request-id", "")[:64] or None
-        return kind(msg, provider=self._provider.name, status=status, request_id=request)
+        status = answer.status if answer else None
+        given = answer.request_id if isinstance(answer, Tray) else None
+        return kind(msg, provider=self._provider.name, status=status, request_id=given)
 
 
 @functools.cache

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,17 +14,27 @@ if TYPE_CHECKING:
 
 __all__ = ["BODY_CAP", "Line", "Tray", "why"]
 
+_PLAIN: Final = re.compile(r"[!-~]{1,80}")
+
 BODY_CAP: Final = 256 * 1024  # bytes of an answer; stats answers are a few KiB
 
 
 class Tray:
-    """One answer on its way in: at most `BODY_CAP` raw bytes of it, none if encoded."""
+    """One answer on its way in: at most `BODY_CAP` raw bytes of it, none if encoded.
 
-    def __init__(self, response: httpx.Response) -> None:
+    sent: values of the headers that were sent, one of which is the key.
+    request_id: theirs, where it is a plain word and has nothing in it that was sent.
+    """
+
+    def __init__(self, response: httpx.Response, sent: Iterable[str]) -> None:
         self.status = response.status_code
         self.headers = dict(response.headers)
         coding = self.headers.get("content-encoding", "").strip().lower()
         self.open = coding in ("", "identity")
+        words = {word for value in sent for word in value.split()}
+        said = self.headers.get("x-request-id", "")
+        plain = _PLAIN.fullmatch(said) and not any(word in said for word in words)
+        self.request_id = said if plain else None
         self.body = bytearray()
         self.size = 0
 

@@ -174,7 +174,7 @@ class QuotaTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def _refused(self, passage: Passage, refusal: Refusal) -> httpx.Response:
         if self._spending.policy.on_exhausted != "respond":
             raise refusal
-        said = turned_away(refusal, self._spending.clock.now().wall)
+        said = turned_away(refusal, self._spending.wall())
         return httpx.Response(
             said.status,
             headers=said.headers,

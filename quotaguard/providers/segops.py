@@ -23,7 +23,7 @@ from quotaguard.errors import (
     StatsUnavailable,
 )
 from quotaguard.quota import strict
-from quotaguard.quota.answers import MOST_PAUSE, Faults, paused, retry_after
+from quotaguard.quota.answers import Faults, paused, retry_after
 from quotaguard.quota.calls import Bill, Call, Cost, Evidence, Outcome, Price, Report, StatsRequest
 from quotaguard.quota.fields import Fields, Unfit, whole
 from quotaguard.quota.origin import home
@@ -58,6 +58,10 @@ _TURNED_AWAY = range(300, 500)
 
 _DOUBT = Evidence("doubt")
 
+LONGEST_RATE = 60.0
+"""Seconds of a pause: the documented rates are by the minute, so that a longer Retry-After
+is about the month, and of that the reading tells."""
+
 LONGEST_READ = 256 * 1024
 """Bytes of a batch that are read for its length: a longer one may not cost time."""
 
@@ -76,7 +80,7 @@ class SegOpsChoices:
     batch: events reserved for a batch whose length cannot be seen: a stream, a body that
         is not JSON, a decorated function without ``cost=``. 500 is the most that the
         documents allow in one call.
-    pause: seconds without calls after a 429 that names none, up to 3600. Their SDKs send
+    pause: seconds without calls after a 429 that names none, up to 60. Their SDKs send
         what they have collected every 5 seconds.
     segments_path: where ``POST`` creates a segment, which then takes one of ``segments``.
         The path is not documented, it is inferred from the others; None guards none.
@@ -95,8 +99,8 @@ class SegOpsChoices:
             raise ConfigError(f'users is "level" or "counter", not {self.users!r}')
         if type(self.batch) is not int or self.batch < 1:
             raise ConfigError("batch is a number of events from 1 upwards")
-        if type(self.pause) not in (int, float) or not 0 <= self.pause <= MOST_PAUSE:
-            raise ConfigError(f"pause is a number of seconds from 0 to {MOST_PAUSE:.0f}")
+        if type(self.pause) not in (int, float) or not 0 <= self.pause <= LONGEST_RATE:
+            raise ConfigError(f"pause is a number of seconds from 0 to {LONGEST_RATE:.0f}")
         path = self.segments_path
         if path is not None and (type(path) is not str or not _PATH.fullmatch(path)):
             raise ConfigError('segments_path is a path like "/api/segments/", or None')
@@ -117,8 +121,8 @@ class SegOps:
     base_url: an origin and, self-hosted, a path before ``/api``; https, or http on
         a loopback host.
     account: a name where several keys share one bill, or where they change. A string
-        goes by itself without; all functions at one *base_url* are one account, so
-        name it where they are not.
+        goes by itself without; without a name each function is an account of its own,
+        and of this process alone.
     choices: what SegOps' documents leave open.
 
     Raises:
@@ -158,8 +162,8 @@ class SegOps:
             raise ConfigError(f"choices= is SegOpsChoices(...), not {type(choices).__name__}")
         self._scheme = "Bearer" if api_key is None else "ApiKey"
         self._key = Handed(_NAME, token) if callable(token) else _secret(api_key or token)
-        # What a function returns changes by the hour, so it can name no account.
-        who = self._key if isinstance(self._key, Secret) else Secret("function")
+        # What a function returns changes by the hour, so the function itself names the account.
+        who = self._key if isinstance(self._key, Secret) else Secret(f"function {self._key.name}")
         place = home(_NAME, _REAL, base_url, account, who, inside="/api")
         self._origin, self._prefix, self._account = place
         self._pause = choices.pause
@@ -322,7 +326,7 @@ class SegOps:
         return _queued(outcome.body) if bill.wants_body and outcome.body is not None else bill
 
     def _throttled(self, outcome: Outcome) -> tuple[Evidence, ...]:
-        seconds = min(retry_after(outcome.headers) or self._pause, MOST_PAUSE)
+        seconds = min(retry_after(outcome.headers) or self._pause, LONGEST_RATE)
         return (Evidence("pause", seconds=seconds), _DOUBT) if seconds > 0 else (_DOUBT,)
 
 

@@ -20,8 +20,8 @@ from quotaguard.errors import ConfigError, ProviderError, StatsForbidden, StatsU
 from quotaguard.quota import strict
 from quotaguard.quota.answers import MOST_PAUSE, Faults, paused
 from quotaguard.quota.calls import Bill, Call, Cost, Evidence, Outcome, Price, Report, StatsRequest
-from quotaguard.quota.fields import Fields, Unfit, whole
-from quotaguard.quota.given import MOST_MONEY, budget, chosen, mapping, own_prices
+from quotaguard.quota.fields import Fields, Unfit
+from quotaguard.quota.given import MOST_MONEY, budget, chosen, identity, mapping, own_prices
 from quotaguard.quota.origin import home
 from quotaguard.quota.readings import FRACTIONS, NOTHING, Amount, Meter, Reading, Usage, units
 from quotaguard.quota.routes import Routes, is_route
@@ -38,11 +38,15 @@ _HEADER = "api_access_token"
 
 _CREATED = "deals.created"
 _CONVERT = "leads.convert"
+_WORTH = "value.created"
+_LEAST = 1 / FRACTIONS
+"""What a conversion holds of the value it adds, which nobody knows: a spent one refuses it."""
+
 _TOTALS = {
     _CREATED: "total_created",
     "deals.won": "total_won",
     "deals.lost": "total_lost",
-    "value.created": "total_value_created",
+    _WORTH: "total_value_created",
     "value.won": "total_value_won",
 }
 _ROWS = {"agent": ("created", "won", "value_won"), "stage": ("count", "value")}
@@ -144,7 +148,10 @@ class Voxys:
             raise ConfigError(msg)
         self._choices = choices
         self.polls_per_hour = choices.polls_per_hour
-        books = f"{_NAME} {funnel_id}/{window}/{time_zone}/{agent_id or ''}"
+        self._places, self.meters, self._limits = _metered(limits, self._agent, choices.stages)
+        # Limits come with the readings, so that guards with others keep books of their own.
+        own = sorted((name, limit) for name, limit in self._limits.items() if limit is not None)
+        books = f"{_NAME} {funnel_id}/{window}/{time_zone}/{agent_id or ''}/{own}"
         owner = str(account_id) if account is None else account
         self._origin, prefix, self.account = home(
             books, _REAL, base_url, owner, self._key, inside=_API
@@ -152,8 +159,9 @@ class Voxys:
         self._shown = f"<Voxys {self._origin.partition('://')[2]}: {window} in {time_zone}>"
         root = f"{prefix}{_API}/accounts/{account_id}/"
         self._stats_url = f"{self._origin}{root}funnels/{funnel_id}/analytics"
-        self._places, self.meters, self._limits = _metered(limits, self._agent, choices.stages)
-        convert: dict[str, Cost] = {_CONVERT: MappingProxyType({_CREATED: 1})}
+        moved = {f"agent.{self._agent}.created": 1, _WORTH: _LEAST}
+        held = {name: n for name, n in moved.items() if self._limits.get(name) is not None}
+        convert: dict[str, Cost] = {_CONVERT: MappingProxyType({_CREATED: 1, **held})}
         self.operations = MappingProxyType(convert | own_prices(operations, self.meters))
         # Rails takes an ending for the format, and then goes on as without it.
         self._routes = Routes(root, ending=".json")
@@ -231,12 +239,12 @@ class Voxys:
         except ValueError:
             told = None
         said = told if isinstance(told, dict) else {}
-        funnel = _number(said.get("funnel_id"))
+        funnel = identity(said.get("funnel_id"))
         if funnel is None:
             return None if self._choices.unreadable == "other" else self._in_doubt
         if funnel != self._funnel:
             return None
-        stage = _number(said.get("funnel_stage_id"))
+        stage = identity(said.get("funnel_stage_id"))
         return self._in_doubt if stage is None else self._staged.get(stage, self._convert)
 
     def foreign(self, _call: Call) -> bool:
@@ -255,7 +263,7 @@ class Voxys:
             return Bill(None)
         status, choices = outcome.status, self._choices
         if 200 <= status < 300:
-            return Bill(price.cost)
+            return Bill({name: n for name, n in price.cost.items() if n != _LEAST})
         free = 300 <= status < 400 or status in _REFUSED
         free = free or (500 <= status < 600 and choices.server_error == "free")
         evidence = paused(outcome)
@@ -374,13 +382,6 @@ def _metered(
         meter = meters[name] = Meter(name, kind, FRACTIONS if place.field in _MONEY else 1)
         budgets[name] = budget(meter, limit)
     return places, MappingProxyType(meters), budgets
-
-
-def _number(said: object) -> int | None:
-    """Return an id in a request, which may be written as text; None where it is none."""
-    if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 19:
-        return int(said)
-    return whole(said)
 
 
 def _listed(top: Fields, rows: str) -> Mapping[int, Fields] | None:

@@ -9,16 +9,23 @@ from typing import Any, get_args, get_type_hints
 
 from quotaguard.errors import ConfigError
 from quotaguard.quota.calls import Cost
-from quotaguard.quota.fields import MOST_COUNT
+from quotaguard.quota.fields import MOST_COUNT, whole
 from quotaguard.quota.readings import Meter, units
 from quotaguard.quota.routes import is_route
 
-__all__ = ["MOST_MONEY", "budget", "chosen", "mapping", "own_prices"]
+__all__ = ["MOST_MONEY", "budget", "chosen", "identity", "mapping", "own_prices"]
 
 MOST_MONEY = MOST_COUNT // 1000
 """Units of a meter with fractions: in millionths they still fit 64 bits, as stores have."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
+
+
+def identity(said: object) -> int | None:
+    """Return an id in a request, which may be written as text; None where it is none."""
+    if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 19:
+        return int(said)
+    return whole(said)
 
 
 def chosen(choices: object, **ranges: tuple[float, float]) -> None:

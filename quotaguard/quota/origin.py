@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from quotaguard.errors import ConfigError
 from quotaguard.quota.secret import Secret, account_digest
 
-__all__ = ["Home", "home", "origin_and_path"]
+__all__ = ["Home", "home", "loopback", "origin_and_path"]
 
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9.])?")
 
@@ -62,7 +62,7 @@ def origin_and_path(base_url: str, example: str) -> tuple[str, str]:
     scheme, host, port, path = _parts(base_url)
     if not host:
         _refuse("has no host and port that can be read", example)
-    if scheme != "https" and not (scheme == "http" and _loopback(host)):
+    if scheme != "https" and not (scheme == "http" and loopback(host)):
         _refuse("is not https (http goes to a loopback host only)", example)
     if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
         _refuse("has a path that clients would rewrite", example)
@@ -87,7 +87,8 @@ def _parts(base_url: str) -> tuple[str, str, int | None, str]:
     return parts.scheme, host, port, parts.path.rstrip("/")
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
     if host == "localhost":
         return True
     try:

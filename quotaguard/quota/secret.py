@@ -57,6 +57,14 @@ class Handed:
         self._give = give
         self.kept: Secret | None = None
 
+    @property
+    def name(self) -> str:
+        """What tells this function from others, in this process; the same for one method."""
+        try:
+            return f"{hash(self._give)}"
+        except TypeError:  # a callable object that compares by value
+            return f"{id(self._give)}"
+
     def key(self, refused: Secret | None = None) -> Secret:
         """Return the key that is kept, or another one where that was *refused*.
 
@@ -69,6 +77,10 @@ class Handed:
             return kept  # another thread was sooner
         try:
             given = self._give()
+            if hasattr(given, "__await__"):
+                getattr(given, "close", str)()
+                why = "is asynchronous; give a plain one"
+                raise ConfigError(why)  # noqa: TRY301 - told as any other that gives no key
             Secret(given)  # refuses what is no key at all
             self.kept = kept = Secret(given.strip())
         except ConfigError as error:

@@ -250,13 +250,15 @@ def test_nothing_shows_the_key() -> None:
 def test_the_account_goes_by_its_numbers_and_not_by_the_key() -> None:
     """Every user has a key of his own, and all spend from one pipeline."""
     digest = voxys().account
-    assert Voxys("another users key", 7, 3, limits=LIMITS).account == digest
+    assert Voxys("another users key", 7, 3).account == digest
     others = [
         Voxys(KEY, 8, 3),
         Voxys(KEY, 7, 4),
         voxys(window="week"),
         voxys(time_zone="Europe/Berlin"),
         voxys(agent_id=1),
+        voxys(limits={CREATED: 5}),
+        voxys(limits={CREATED: 6}),
         voxys(account="acme"),
         voxys(account="acme", window="week"),
         voxys(base_url="http://127.0.0.1:8080"),
@@ -416,6 +418,20 @@ def test_a_conversion_fills_its_stage() -> None:
     assert cost(funnel_stage_id=9) == {CREATED: 1}
     assert cost(funnel_stage_id=None) == {CREATED: 1, "stage.7.count": 1, "stage.8.count": 1}
     assert cost() == {CREATED: 1, "stage.7.count": 1, "stage.8.count": 1}
+
+
+def test_a_conversion_holds_the_least_of_the_value_it_adds() -> None:
+    """Nobody knows how much that is; but a spent budget of it lets none through."""
+    provider = voxys(limits={"value.created": 30_000, "agent.1.created": 6}, agent_id=1)
+    price = provider.price(convert(OURS))
+    assert price is not None
+    least = 1 / FRACTIONS
+    assert dict(price.cost) == {CREATED: 1, "agent.1.created": 1, "value.created": least}
+    bill = provider.bill(convert(OURS), Outcome(200))
+    assert bill.cost == {CREATED: 1, "agent.1.created": 1}
+    assert voxys(limits={"value.created": None}).operations["leads.convert"] == {CREATED: 1}
+    others = voxys(limits={"agent.1.created": 6}).operations["leads.convert"]
+    assert others == {CREATED: 1}  # whose deal it will be is not known
 
 
 def test_prices_are_built_once() -> None:

@@ -543,41 +543,59 @@ def test_deleted_deals_come_back(desk: Callable[..., Desk], asked: bool) -> None
 # -- guards that differ -------------------------------------------------------
 
 
-def test_guards_of_one_pipeline_may_have_other_limits(desk: Callable[..., Desk]) -> None:
-    """They share the books of what both know, through a turn as well; nobody stumbles."""
+def test_guards_with_other_limits_keep_books_of_their_own(desk: Callable[..., Desk]) -> None:
+    """A limit is the guard's, and comes with its readings: none may raise another's."""
     here = desk(datetime(2026, 11, 30, 23, tzinfo=UTC), quota=10)
-    limits = {CREATED: 10, "deals.won": 2, "stage.7.count": 50}
+    limits = {CREATED: 20, "deals.won": 2, "stage.7.count": 50}
     provider = Voxys(KEY, 7, 3, limits=limits, base_url=here.vendor.url)
     with Guard(provider, policy=here.guard.policy, clock=here.clock) as other:
+        assert here.spend() == 10
         other.refresh()
-        with other.reserve({"deals.won": 2}, priority="critical") as won:
-            won.settle({"deals.won": 2})
-        assert here.spend(4) == 4
-        here.clock.advance(65)
         here.guard.refresh()
-        assert other.standing()[CREATED].used == 4
-        with other.client(base_url=here.vendor.url, headers=AUTH, trust_env=False) as client:
-            for _ in range(3):
-                client.post(f"{ROOT}leads/1/convert", json={"funnel_id": 3}, extensions=NOW)
-        assert here.spend() == 3
-        assert here.vendor.true[CREATED] == 10
+        assert other.standing()[CREATED].limit == 20
+        assert here.guard.standing()[CREATED].limit == 10
+        assert here.spend() == 0
         here.clock.advance(2 * 3600)
         assert here.spend() == 10
-        assert not other.check({CREATED: 1}, priority="critical")
-        other.refresh()
-        row = other.standing()
-        assert (row[CREATED].used, row["deals.won"].used) == (10, 0)
     assert here.vendor.true[CREATED] == 10
 
 
-def test_the_lower_of_two_limits_holds(desk: Callable[..., Desk]) -> None:
-    """A budget of somebody else's guard is news that must be confirmed to raise it."""
-    here = desk(quota=10)
-    here.guard.refresh()
-    provider = Voxys(KEY, 7, 3, limits={CREATED: 4}, base_url=here.vendor.url)
-    with Guard(provider, policy=here.guard.policy, clock=here.clock) as other:
-        other.refresh()
-        assert here.spend() == 4
+def test_a_spent_value_refuses_conversions(desk: Callable[..., Desk]) -> None:
+    """The fake's deals are worth 5,000 each: six of them fill the budget."""
+    here = desk(provider={"limits": {"value.created": 30_000}})
+    went = 0
+    for _ in range(12):
+        went += here.spend(1)
+        here.clock.advance(1000)
+        here.guard.refresh()
+    assert went == 6
+    with pytest.raises(QuotaExhausted) as caught:
+        here.convert()
+    assert caught.value.meter == "value.created"
+
+
+def test_a_wrong_clock_asks_again_for_the_window_that_it_is(desk: Callable[..., Desk]) -> None:
+    """The answer echoes the question; but it is dated, and that is another window."""
+    here = desk(datetime(2026, 5, 31, 23, 20, tzinfo=UTC), quota=10)
+    assert here.spend(9) == 9
+    here.clock.advance(60)
+    here.clock.jump_wall(40 * 86_400)
+    for _ in range(4):
+        here.spend()
+        here.clock.advance(600)
+    assert [past[CREATED] for past in here.vendor.past] == [10]
+    assert here.vendor.true[CREATED] <= 10
+
+
+@pytest.mark.parametrize("days", [-40, 40])
+def test_a_clock_that_was_never_right(desk: Callable[..., Desk], days: int) -> None:
+    """By the vendor's own date the right window is found, at the first poll already."""
+    here = desk(datetime(2026, 5, 15, tzinfo=UTC), quota=10, used=8)
+    here.clock.jump_wall(days * 86_400)
+    for _ in range(8):
+        here.spend()
+        here.clock.advance(1000)
+    assert here.vendor.true[CREATED] == 10
 
 
 # -- what goes wrong ----------------------------------------------------------

@@ -24,7 +24,7 @@ from quotaguard import (
 )
 from quotaguard.quota.calls import Outcome
 from quotaguard.reports.fullcontact import FullContactStats
-from quotaguard.testing import fake
+from quotaguard.testing import FakeClock, fake
 
 RECORDED = Path(__file__).parents[1] / "providers" / "recorded"
 
@@ -148,3 +148,15 @@ def test_a_reader_that_does_not_exist_is_told_with_those_that_do(guard: Guard) -
         _ = guard.areports._hidden
     assert dir(guard.reports) == ["stats"]
     assert repr(guard.reports) == "<Reports fullcontact: stats>"
+
+
+def test_a_report_ages_by_the_guards_own_clock() -> None:
+    """A test that moves time sees the next answer."""
+    clock = FakeClock()
+    with fake("fullcontact", used=5, clock=clock) as vendor:
+        guard = Guard(FullContact("test-key", base_url=vendor.url), clock=clock)
+        first = guard.reports.stats()
+        vendor.spend(10)
+        assert guard.reports.stats() is first
+        clock.advance(6)
+        assert guard.reports.stats().person.enrichment.matches.count == 15
