@@ -202,8 +202,8 @@ class MeterBooks:
         hidden = self.spent + self.held - marker
         self._rebase(usage.used - marker, lowest, terms, cold=cold)
         bound = usage.used - self.marker(asked.slow - terms.paranoid)
-        self._refund(bound, trusted=trusted, again=again)
-        self._watch(asked.slow, lowest, hidden, terms, again=again)
+        if self._refund(bound, trusted=trusted, again=again):
+            self._watch(asked.slow, lowest, hidden, terms, again=again)
         self.read = True
         self.used = usage.used
         self.asked, self.asked_fast = asked.slow, asked.fast
@@ -223,22 +223,35 @@ class MeterBooks:
                 base = min(self.base, base)
         self.base = base
 
-    def _refund(self, bound: int, *, trusted: bool, again: bool) -> None:
-        """Lower the floor once two readings running prove that it is too high."""
+    def _refund(self, bound: int, *, trusted: bool, again: bool) -> bool:
+        """Lower the floor once two readings running prove that it is too high.
+
+        Returns whether the reading may teach how fast others spend. One that nobody has
+        confirmed may be a stale replica's, and what comes after it would look like haste.
+        """
         floor = self.floor
         if floor is None or bound >= floor - self.unknown:
             self.lower = None
-            return
+            return True
         if trusted:
-            self.floor = bound + self.unknown
+            self._lower(bound)
             self.lower = None
         elif self.lower is None:
             self.lower = bound
+            return False
         elif again:
             self.lower = max(bound, self.lower)
+            return False
         else:
-            self.floor = max(bound, self.lower) + self.unknown
+            self._lower(max(bound, self.lower))
             self.lower = bound
+        return True
+
+    def _lower(self, bound: int) -> None:
+        """Lower the floor, and forget what the readings above it have taught."""
+        self.floor = bound + self.unknown
+        self.polls = [poll for poll in self.polls if poll[1] <= self.floor]
+        self.rise, self.proven = 0.0, False
 
     def _adopt_limit(self, limit: int | None, *, trusted: bool, again: bool) -> None:
         new = math.inf if limit is None else limit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -51,8 +51,8 @@ class Said(NamedTuple):
 class Desk:
     """The books of one account with one meter, and its clock."""
 
-    def __init__(self) -> None:
-        policy = Policy(cold_reserve=0, margin=0)
+    def __init__(self, margin: Any = 0) -> None:
+        policy = Policy(cold_reserve=0, margin=margin)
         meters = {"units": MeterTerms.of(Meter("units"), policy)}
         self.terms = Terms("vendor", "account", meters, PollTerms(30, 900, 27))
         self.books = Books()
@@ -114,6 +114,34 @@ def test_one_answer_alone_never_raises_the_remainder(answers: list[Said]) -> Non
         before = said
         if desk.books.asked == desk.now.slow:  # else it was of a period that is over
             heard = said
+
+
+@given(
+    bad=SAID,
+    every=st.sampled_from([121.0, 200.0, 400.0, 900.0]),
+    before=st.integers(1, 4),
+)
+def test_three_good_answers_make_one_bad_one_forgotten(
+    bad: Said, every: float, before: int
+) -> None:
+    """Nothing of it is held back: what it taught of others' pace was not so."""
+    desk = Desk(margin="auto")
+    for answers, said in ((before, Said(400, 1000)), (1, bad), (3, Said(400, 1000))):
+        for _ in range(answers):
+            desk.wait(every)
+            desk.hears(said)
+    assert desk.left == 600
+    assert desk.books.meters["units"].rise == 0
+
+
+def test_others_that_really_spend_are_still_seen_after_a_refund() -> None:
+    """The two answers that prove it also show at which pace the others go on."""
+    desk = Desk(margin="auto")
+    for used in (400, 410, 420, 430, 130, 140, 150):
+        desk.wait(200)
+        desk.hears(Said(used, 1000))
+    assert desk.books.meters["units"].rise == pytest.approx(10 / 200)
+    assert desk.left < 850
 
 
 @pytest.mark.parametrize("period", PERIODS, ids=["this", "last", "next", "years", "sooner", "none"])
