@@ -132,7 +132,11 @@ class Polls:
         retry_after: float | None,
         jitter: float,
     ) -> None:
-        """Back off: 1 s doubling to 5 min with full jitter, or as long as they ask."""
+        """Back off: 1 s doubling to 5 min with full jitter, or as long as they ask.
+
+        A refused key is tried again no sooner than a poll usually comes: a moment's fault
+        of theirs must not be taken for three refusals.
+        """
         self.abandon(claim.name)
         self.failures += 1
         self.forbidden = self.forbidden + 1 if forbidden else 0
@@ -140,6 +144,8 @@ class Polls:
         cap = terms.longest if forbidden else min(BACKOFF_CAP, terms.longest)
         pause = min(cap, 2.0 ** min(self.failures - 1, 30))
         pause *= 0.5 + 0.25 * (1.0 + jitter)
+        if forbidden:
+            pause = max(pause, terms.shortest)
         if retry_after is not None:
             pause = max(pause, min(retry_after, RETRY_AFTER_CAP))
         self.next = now.fast + pause
