@@ -29,9 +29,9 @@ from quotaguard import (
     Voxys,
     VoxysChoices,
     errors,
+    held,
     logs,
 )
-from quotaguard import reservation as reservations
 from quotaguard.clients.exchange import Receipt
 from quotaguard.providers import Provider
 from quotaguard.quota import events
@@ -302,15 +302,17 @@ def pairs(items: list[str]) -> Iterator[tuple[str, str]]:
             yield name, words
 
 
-INNER = {"forget", "settle_units"}
+INNER = {"forget", "settle_units", "withdraw"}
 """Methods of a reservation that are for our own clients: they check nothing."""
 
 
 def public(kind: type) -> list[tuple[str, Any]]:
-    """Return the public names of a class in the order in which it defines them."""
+    """Return the public names of a class, its own first, in the order of their definition."""
+    ours = [each for each in kind.__mro__ if each.__module__.startswith("quotaguard")]
     return [
         (name, item)
-        for name, item in vars(kind).items()
+        for each in ours
+        for name, item in vars(each).items()
         if not name.startswith("_") and name not in INNER
     ]
 
@@ -419,7 +421,7 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
         "glossary.md",
         "States of a reservation",
         lambda: {
-            vars(reservations)[name]
+            vars(held)[name]
             for name in (
                 "NEW",
                 "OPEN",
