@@ -10,7 +10,7 @@ from quotaguard.errors import ProviderError, StatsForbidden
 from quotaguard.quota.account import Books, Posted, Terms, queue_of
 from quotaguard.quota.decide import judge, lanes
 from quotaguard.quota.events import PollFailed
-from quotaguard.quota.observing import Observe, ladder
+from quotaguard.quota.observing import Observe, hasten, ladder
 from quotaguard.quota.polls import REFUSED_EVERY, Claim
 from quotaguard.quota.readings import Moment, nothing
 from quotaguard.quota.verdicts import (
@@ -93,10 +93,15 @@ class Reserve:
         return self.max_wait < verdict.delay <= COURTESY
 
     def _poll_due(self, books: Books, now: Moment, terms: Terms) -> bool:
-        """Whether to poll first; a call that would be refused may use the polls kept for it."""
+        """Whether to poll first; a call that would be refused may use the polls kept for it.
+
+        So may one that finds a good part of the remainder gone: the schedule went by a
+        pace that is over.
+        """
+        urgent = hasten(books, now, terms)
         if now.fast < books.polls.next:
             return False
-        urgent = judge(books, self.cost, self.priority, now, terms) is not None
+        urgent = urgent or judge(books, self.cost, self.priority, now, terms) is not None
         return books.polls.due(now, terms.polls, urgent=urgent)
 
     def _grant(self, books: Books, now: Moment, terms: Terms) -> Posted:
@@ -107,6 +112,7 @@ class Reserve:
                 # The one probe; the next comes later unless this one succeeds.
                 meter.block(now)
                 probes.append(name)
+        hasten(books, now, terms, self.cost)
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, self.cost)
         for name, count in self.cost.items():
             books.meters[name].held += count
@@ -148,6 +154,7 @@ class Check:
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Look only."""
+        hasten(books, now, terms)
         verdict = judge(books, self.cost, self.priority, now, terms)
         if verdict is not None:
             if isinstance(verdict, Spent):
