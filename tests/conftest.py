@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="histories that are generated at random (default: %(default)s)",
     )
     scale.addoption(
+        "--months",
+        type=int,
+        default=20,
+        help="simulated months with everything on (default: %(default)s)",
+    )
+    scale.addoption(
         "--seed",
         type=int,
         default=0,
@@ -55,6 +61,12 @@ def states(pytestconfig: pytest.Config) -> int:
 def histories(pytestconfig: pytest.Config) -> int:
     """Return the number of random histories to try."""
     return int(pytestconfig.getoption("--histories"))
+
+
+@pytest.fixture(scope="session")
+def months(pytestconfig: pytest.Config) -> int:
+    """Return the number of months to live."""
+    return int(pytestconfig.getoption("--months"))
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +91,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     killed = sum(name == "killed" for name, _ in told)
     if killed:
         terminalreporter.write_line(f"proof: {killed} mutants, all killed")
+    lived = sum(int(str(value)) for name, value in told if name == "months")
+    if lived:
+        past = sum(int(str(value)) for name, value in told if name == "past")
+        terminalreporter.write_line(
+            f"proof: {lived} months, 0 of our units past the limit, {past} because of bursts"
+        )
     if terminalreporter.verbosity > 0:
         for name, value in told:
             terminalreporter.write_line(f"{name}: {value}")
