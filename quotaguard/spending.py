@@ -308,9 +308,6 @@ def _silent(_: Event) -> None:
 _REMEMBERED = 64
 """Costs that are remembered as checked: the few that a provider has made beforehand."""
 
-_OWN_PACE = 30.0
-"""Who asks for polls more often than this has decided about the endpoint's budget."""
-
 
 def terms_of(provider: Provider, policy: Policy) -> Terms:
     """Return what *provider* and *policy* ask of the books.
@@ -322,18 +319,12 @@ def terms_of(provider: Provider, policy: Policy) -> Terms:
     if unknown:
         msg = f"{provider.name} has no meter {unknown[0]!r}, for which the policy has settings"
         raise ConfigError(msg)
-    shortest, longest = policy.poll_every
-    budget = policy.poll_budget
-    if budget is None:
-        budget = 0.9 * provider.polls_per_hour
-        if shortest < _OWN_PACE:  # type: ignore[operator] # a Policy holds seconds
-            budget = max(budget, 3600.0 / shortest)  # type: ignore[operator] # as above
     return Terms(
         provider=provider.name,
         account=provider.account,
         meters={
             name: MeterTerms.of(meter, policy.of(name)) for name, meter in provider.meters.items()
         },
-        polls=PollTerms(shortest, longest, budget),  # type: ignore[arg-type] # as above
+        polls=PollTerms.of(policy, provider.polls_per_hour),
         rates=RateTerms(policy.rates, policy.slack, policy.shadow),  # type: ignore[arg-type] # as above
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -59,6 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="hostile answers that each provider's parsers read (default: %(default)s)",
     )
     scale.addoption(
+        "--months",
+        type=int,
+        default=20,
+        help="simulated months with everything on (default: %(default)s)",
+    )
+    scale.addoption(
         "--seed",
         type=int,
         default=0,
@@ -95,6 +101,12 @@ def states(pytestconfig: pytest.Config) -> int:
 def histories(pytestconfig: pytest.Config) -> int:
     """Return the number of random histories to try."""
     return int(pytestconfig.getoption("--histories"))
+
+
+@pytest.fixture(scope="session")
+def months(pytestconfig: pytest.Config) -> int:
+    """Return the number of months to live."""
+    return int(pytestconfig.getoption("--months"))
 
 
 @pytest.fixture(scope="session")
@@ -190,21 +202,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell the figures of the proofs, for the record; with ``-v`` each of them."""
     passed = terminalreporter.getreports("passed")
     told = [figure for report in passed for figure in report.user_properties]
-    states = sum(int(str(value)) for name, value in told if name == "states")
-    if states:
-        terminalreporter.write_line(f"proof: {states:,} states, 0 overshoots, 0 unhealed")
-    for name in ("storm", "fuzz"):
-        for value in (value for told_, value in told if told_ == name):
-            terminalreporter.write_line(f"proof: {name}, {value}")
-    killed = sum(name == "killed" for name, _ in told)
-    if killed:
-        terminalreporter.write_line(f"proof: {killed} mutants, all killed")
-    for one, many in (("await points", "cancelled"), ("strikes", "of Ctrl-C"), ("forks", "")):
-        count = sum(int(str(value)) for name, value in told if name == one)
-        if count:
-            terminalreporter.write_line(f"proof: {count:,} {one} {many}".rstrip() + ", all healed")
+    for line in proofs(told):
+        terminalreporter.write_line(f"proof: {line}")
     if terminalreporter.verbosity > 0:
         for name, value in told:
-            if name in {"await points", "strikes", "forks"}:
-                continue
-            terminalreporter.write_line(f"{name}: {value}")
+            if name not in {"await points", "strikes", "forks"}:
+                terminalreporter.write_line(f"{name}: {value}")
+
+
+PROOFS = (
+    ("states", "{:,} states, 0 overshoots, 0 unhealed"),
+    ("killed", "{:,} mutants, all killed"),
+    ("await points", "{:,} await points cancelled, all healed"),
+    ("strikes", "{:,} strikes of Ctrl-C, all healed"),
+    ("forks", "{:,} forks, all healed"),
+    ("months", "{:,} months, 0 of our units past the limit"),
+    ("past", "{:,} units of these months because of others' bursts"),
+)
+"""Figures that are added up over all tests, and how they are told."""
+
+
+def proofs(told: list[tuple[str, object]]) -> Iterator[str]:
+    """Yield what was proved, a line each."""
+    for name in ("storm", "fuzz"):
+        yield from (f"{name}, {value}" for one, value in told if one == name)
+    for name, line in PROOFS:
+        figures = [value for one, value in told if one == name]
+        if figures:
+            yield line.format(sum(1 if name == "killed" else int(str(one)) for one in figures))

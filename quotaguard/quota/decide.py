@@ -315,6 +315,9 @@ def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lan
             # The call that crosses a threshold is decided by the books, which tell.
             top = min(top, math.ceil(at * meter.limit) - 1 - used)
             break
+    if meter.calm() > 0:
+        # So is the one that brings the next poll forward.
+        top = min(top, meter.calm() - 1 - taken)
     shares = {}
     for priority in policy.slack:
         waits = books.slots.get(queue_of(name, priority), -math.inf) > now.fast

@@ -10,7 +10,7 @@ from quotaguard.errors import NoSubscription, ProviderError, RefusalFacts, Stats
 from quotaguard.quota.account import Books, Posted, Terms, queue_of
 from quotaguard.quota.decide import judge, judge_cost, lanes
 from quotaguard.quota.events import Delayed, Event, PollFailed
-from quotaguard.quota.observing import Observe, ladder
+from quotaguard.quota.observing import Observe, hasten, ladder
 from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.polls import REFUSED_EVERY, RETRY_AFTER_CAP, Claim
 from quotaguard.quota.readings import Moment, nothing
@@ -128,11 +128,16 @@ class Reserve:
         return self._judge(books, now, terms, paused=False) is None
 
     def _poll_due(self, books: Books, now: Moment, terms: Terms) -> bool:
-        """Whether to poll first; a call that would be refused may use the polls kept for it."""
+        """Whether to poll first; a call that would be refused may use the polls kept for it.
+
+        So may one that finds a good part of the remainder gone: the schedule went by a
+        pace that is over.
+        """
+        urgent = hasten(books, now, terms)
         if now.fast < books.polls.next:
             return False
         # No poll ends a pause, or lets more requests into a window.
-        urgent = judge_cost(books, self.cost, self.priority, now, terms) is not None
+        urgent = urgent or judge_cost(books, self.cost, self.priority, now, terms) is not None
         return books.polls.due(now, terms.polls, urgent=urgent)
 
     def _grant(self, books: Books, now: Moment, terms: Terms, *told: Event) -> Posted:
@@ -143,6 +148,7 @@ class Reserve:
                 # The one probe; the next comes later unless this one succeeds.
                 meter.block(now)
                 probes.append(name)
+        hasten(books, now, terms, self.cost)
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, self.cost)
         for name, count in self.cost.items():
             books.meters[name].held += count
@@ -192,6 +198,7 @@ class Check:
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Look only."""
+        hasten(books, now, terms)
         verdict = judge(books, self.cost, self.priority, now, terms)
         if verdict is not None:
             if isinstance(verdict, Spent):

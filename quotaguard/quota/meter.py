@@ -26,7 +26,7 @@ from quotaguard.quota.plain import heard, told
 from quotaguard.quota.readings import Moment, Usage
 from quotaguard.quota.terms import MeterTerms
 
-__all__ = ["MeterBooks", "MeterTerms"]
+__all__ = ["POLL_THETA", "MeterBooks", "MeterTerms"]
 
 SAMPLES = 32
 """Samples of *spent* that are kept; older ones are thinned, which rounds down.
@@ -36,6 +36,9 @@ three busy meters stays under 16 KiB.
 """
 
 POLLS_KEPT = 16
+
+POLL_THETA = 0.25
+"""The next poll comes when a quarter of the remainder is gone, at today's pace or in fact."""
 
 
 class MeterBooks:
@@ -144,6 +147,10 @@ class MeterBooks:
             if at < before:
                 return spent
         return self.samples[0][1] if self.samples[0][0] == -math.inf else 0
+
+    def calm(self) -> int:
+        """Return the own units that may go before a quarter of what a reading showed is gone."""
+        return math.ceil(POLL_THETA * self.shown) - (self.spent + self.held - self.spent_shown)
 
     # -- own spend --------------------------------------------------------------
 
@@ -276,7 +283,9 @@ class MeterBooks:
         of it, as long as no reading has more than an older one and our own calls allow.
         """
         window = max(600.0, 5.0 * terms.lag)
-        self.polls = [poll for poll in self.polls if poll[0] >= asked - window][-POLLS_KEPT + 1 :]
+        while len(self.polls) > 1 and self.polls[1][0] < asked - window:
+            del self.polls[0]
+        del self.polls[: -POLLS_KEPT + 1]
         self.proven = self.proven or (self.ceiling is not None and lowest > self.ceiling)
         steepest = 0.0
         for then, low, unseen in self.polls if self.proven else ():
@@ -287,7 +296,7 @@ class MeterBooks:
         highest = lowest + hidden + self.unknown
         self.ceiling = highest if self.ceiling is None else min(self.ceiling, highest)
         self.rise = max(self.rise if again else 0.9 * self.rise, steepest)
-        if self.rise * window < 0.5:
+        if self.rise * 3600.0 < 0.5:
             self.rise = 0.0
 
     @property
@@ -339,14 +348,20 @@ class MeterBooks:
         self.spent_shown = self.spent + self.held
 
     def own_rate(self, now: Moment) -> float:
-        """Return own units per second over the last five minutes."""
-        since = now.slow - 300.0
+        """Return own units per second: of the last five minutes, or half hour if that is more.
+
+        Calls that come every few minutes do not show in five of them.
+        """
+        return max(self._rate(now, 300.0), self._rate(now, 1800.0))
+
+    def _rate(self, now: Moment, seconds: float) -> float:
+        since = now.slow - seconds
         then, spent = self.samples[0]
         for at, count in self.samples:
             if at > since:
                 break
             then, spent = at, count
-        span = 300.0 if then == -math.inf else max(1.0, now.slow - then)
+        span = seconds if then == -math.inf else max(1.0, now.slow - then)
         return (self.spent - spent) / span
 
     # -- as JSON ----------------------------------------------------------------

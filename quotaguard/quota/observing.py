@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
+from quotaguard.quota.meter import POLL_THETA
 from quotaguard.quota.polls import Claim
-from quotaguard.quota.readings import Moment, Period, Reading, amount
+from quotaguard.quota.readings import NOTHING, Moment, Period, Reading, amount
 from quotaguard.quota.theirs import ahead_by
 from quotaguard.quota.verdicts import Done
 
-__all__ = ["Observe", "ladder"]
-
-POLL_THETA = 0.25
-"""The next poll comes when a quarter of the remainder is gone at today's pace."""
+__all__ = ["Observe", "hasten", "ladder"]
 
 
 def ladder(books: Books, now: Moment, terms: Terms) -> tuple[Event, ...]:
@@ -57,7 +56,8 @@ class Observe:
             books.slots.clear()
             events.extend(books.crossed(self._named(terms), now, terms))
         interval = _interval(books, now, terms)
-        books.polls.succeeded(self.claim, now, interval, self.jitter)
+        near = interval < terms.polls.longest
+        books.polls.succeeded(self.claim, now, interval, self.jitter, near=near)
         events.append(self._polled(books, interval, terms))
         events.extend(ladder(books, now, terms))
         return Posted(Done(interval), events=tuple(events))
@@ -197,6 +197,20 @@ class Observe:
 
 def _paranoid(terms: Terms) -> float:
     return max(mine.paranoid for mine in terms.meters.values())
+
+
+def hasten(books: Books, now: Moment, terms: Terms, taken: Mapping[str, int] = NOTHING) -> bool:
+    """Bring the next poll forward where a quarter of a remainder is gone already.
+
+    The schedule knows only the pace at the last poll; an import may have begun since.
+    taken: units that are being granted. Returns whether it is so.
+    """
+    gone = False
+    for name, meter in books.meters.items():
+        if meter.read and meter.shown and meter.calm() <= taken.get(name, 0):
+            books.polls.want(meter.asked_fast + terms.polls.shortest, now, terms.polls)
+            gone = True
+    return gone
 
 
 def _interval(books: Books, now: Moment, terms: Terms) -> float:

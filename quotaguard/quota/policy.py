@@ -71,7 +71,8 @@ class Policy:
     rates: requests in short windows, ``["100/60s", "10/1s"]``: a count and a window of
         at most an hour, in ms, s, m or h. Every request is one, whatever its units.
     poll_every: shortest and longest time between polls.
-    poll_budget: polls per hour, at most; None is what the provider allows.
+    poll_budget: polls per hour, at most; or ``(polls, duration)``: no more than that in
+        any such time, saved up while nothing presses; None is what the provider allows.
     meters: policies for single meters, by name.
 
     Raises:
@@ -97,7 +98,7 @@ class Policy:
     shadow: bool = False
     rates: Sequence[str | Rate] = ()
     poll_every: tuple[Duration, Duration] = (30.0, 900.0)
-    poll_budget: float | None = None
+    poll_budget: float | tuple[float, Duration] | None = None
     meters: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -133,7 +134,12 @@ class Policy:
         if self.margin != "auto":
             number = isinstance(self.margin, int | float) and not isinstance(self.margin, bool)
             _require(number and self.margin >= 0, 'margin is "auto", units, or a share below 1')
-        if self.poll_budget is not None:
+        if isinstance(self.poll_budget, tuple | list):
+            polls, span = self.poll_budget
+            span = seconds(span, "poll_budget")
+            _require(polls > 0 and span > 0, "poll_budget is (polls, duration), both above 0")
+            object.__setattr__(self, "poll_budget", (polls, span))
+        elif self.poll_budget is not None:
             _require(self.poll_budget > 0, "poll_budget is polls per hour, above 0")
         if self.profile is not None:
             rows = [tuple(map(float, row)) for row in self.profile]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quotaguard.quota.plain import heard, told
+from quotaguard.quota.policy import Policy, seconds
 from quotaguard.quota.readings import Moment
 
 __all__ = ["CLAIM_SECONDS", "Claim", "PollTerms", "Polls"]
@@ -19,11 +20,19 @@ __all__ = ["CLAIM_SECONDS", "Claim", "PollTerms", "Polls"]
 CLAIM_SECONDS = 15.0
 """A poll may take 10 s; a claim older than this belongs to somebody who died."""
 
+HOUR = 3600.0
+
 BURST = 10.0
 """Polls that may follow each other at once: enough for an incident, not for a loop."""
 
 KEPT = 3.0
 """Polls kept for urgent news: near the limit, or the provider says exhausted."""
+
+KEPT_FOR_REFUSED = 1.0
+"""The one of them that near the limit is kept for a call that would be refused."""
+
+OWN_PACE = 30.0
+"""Who asks for polls more often than this has decided about the endpoint's budget."""
 
 HAIR = 1e-9
 """Less than this is missing by rounding: the time to earn it may not move the clock."""
@@ -39,11 +48,35 @@ REFUSED_EVERY = 900.0
 
 @dataclass(frozen=True, slots=True)
 class PollTerms:
-    """*shortest* and *longest* seconds between polls, and polls *per_hour*."""
+    """*shortest* and *longest* seconds between polls, and what the budget comes to.
+
+    per_hour: polls that are earned in an hour. burst: those that may be saved up, and
+        follow each other at once. A burst and what is earned meanwhile are the budget.
+    """
 
     shortest: float
     longest: float
     per_hour: float
+    burst: float = BURST
+
+    @classmethod
+    def of(cls, policy: Policy, allowed: float) -> PollTerms:
+        """Return what *policy* asks for, of a provider that allows so many polls per hour."""
+        shortest, longest = (seconds(value, "poll_every") for value in policy.poll_every)
+        polls, span, most = 0.9 * allowed, HOUR, BURST
+        if isinstance(policy.poll_budget, tuple):
+            polls, span = policy.poll_budget[0], seconds(policy.poll_budget[1], "poll_budget")
+            most = min(BURST, allowed / 3.0)
+            # Half of it is for times when nothing presses; no reading may expire in those.
+            every = min(2.0 * span / polls, 0.9 * seconds(policy.max_age, "max_age"))
+            longest = max(longest, every)
+        elif policy.poll_budget is not None:
+            polls = policy.poll_budget
+        elif shortest < OWN_PACE:
+            polls = max(polls, HOUR / shortest)
+        burst = max(1.0, min(most, polls / 3.0))
+        # The last of a burst and the first that is earned are a whole earning time apart.
+        return cls(shortest, longest, (polls - burst + 1.0) * HOUR / span, burst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +90,17 @@ class Claim:
 class Polls:
     """The poll schedule of one account."""
 
-    __slots__ = ("allowance", "at", "claimed", "failures", "forbidden", "next", "reason", "until")
+    __slots__ = (
+        "allowance",
+        "at",
+        "claimed",
+        "failures",
+        "forbidden",
+        "near",
+        "next",
+        "reason",
+        "until",
+    )
 
     def __init__(self) -> None:
         self.next = -math.inf
@@ -66,6 +109,7 @@ class Polls:
         self.failures = 0
         self.forbidden = 0
         self.reason = ""
+        self.near = False
         self.allowance = BURST
         self.at = -math.inf
 
@@ -78,15 +122,12 @@ class Polls:
         """Whether somebody is asking right now."""
         return self.claimed is not None and now.fast < self.until
 
-    def _burst(self, terms: PollTerms) -> float:
-        return max(1.0, min(BURST, terms.per_hour / 3.0))
-
     def _refill(self, now: Moment, terms: PollTerms) -> None:
         if self.at == -math.inf:
-            self.allowance = self._burst(terms)
+            self.allowance = terms.burst
         else:
             earned = (now.fast - self.at) * terms.per_hour / 3600.0
-            self.allowance = min(self._burst(terms), self.allowance + max(0.0, earned))
+            self.allowance = min(terms.burst, self.allowance + max(0.0, earned))
         self.at = now.fast
 
     def due(self, now: Moment, terms: PollTerms, *, urgent: bool = False) -> bool:
@@ -94,8 +135,8 @@ class Polls:
         if self.stopped or now.fast < self.next or self.pending(now):
             return False
         self._refill(now, terms)
-        kept = 0.0 if urgent else min(KEPT, self._burst(terms) - 1.0)
-        need = 1.0 + kept
+        kept = 0.0 if urgent else KEPT_FOR_REFUSED if self.near else KEPT
+        need = 1.0 + min(kept, terms.burst - 1.0)
         if self.allowance >= need - HAIR:
             return True
         self.next = now.fast + (need - self.allowance) * 3600.0 / terms.per_hour
@@ -114,9 +155,15 @@ class Polls:
         if self.claimed == name:
             self.claimed = None
 
-    def succeeded(self, claim: Claim, now: Moment, interval: float, jitter: float) -> None:
-        """Plan the next poll *interval* seconds on, 10 % earlier or later."""
+    def succeeded(
+        self, claim: Claim, now: Moment, interval: float, jitter: float, *, near: bool = False
+    ) -> None:
+        """Plan the next poll *interval* seconds on, 10 % earlier or later.
+
+        near: it is so soon because a remainder shrinks.
+        """
         self.abandon(claim.name)
+        self.near = near
         self.failures = self.forbidden = 0
         self.reason = ""
         self.next = now.fast + interval * (1.0 + 0.1 * jitter)

@@ -13,7 +13,7 @@ from quotaguard.quota.entries import AskToPoll, Reserve, Touch
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.observing import Observe
 from quotaguard.quota.policy import Policy
-from quotaguard.quota.polls import Claim, PollTerms
+from quotaguard.quota.polls import BURST, Claim, PollTerms
 from quotaguard.quota.readings import Meter, Moment, Period, Reading, Usage
 from quotaguard.quota.verdicts import Granted
 from quotaguard.testing.rules import Broken, Rules, Shown
@@ -176,7 +176,7 @@ class BooksDesk:
             provider="world",
             account="world",
             meters={name: terms_of(rules, name) for name in names},
-            polls=PollTerms(4.0, 4.0, 1e9),
+            polls=PollTerms(4.0, 4.0, 1e9, BURST),
         )
         self.books = books(cold_from=0 if rules.hidden else None)
         self.books.meters = {name: meter() for name in names}

@@ -20,7 +20,7 @@ from quotaguard.quota.account import Books, Terms
 from quotaguard.quota.entries import Touch
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.observing import Observe
-from quotaguard.quota.polls import Claim, PollTerms
+from quotaguard.quota.polls import BURST, Claim, PollTerms
 from quotaguard.quota.readings import Meter, Moment, Reading, Usage
 from quotaguard.testing.desks import BooksDesk, terms_of
 from quotaguard.testing.rules import Rules, Shown
@@ -139,7 +139,7 @@ def account(*names: str, **settings: Any) -> Terms:
     """Return the terms of an account with these meters."""
     policy = Policy(lag=1, late=1, margin=0, warn_at=(), slack={"critical": 1.0}, **settings)
     meters = {name: MeterTerms.of(Meter(name), policy) for name in names}
-    return Terms("example", "example", meters, PollTerms(1.0, 1.0, 3600.0))
+    return Terms("example", "example", meters, PollTerms(1.0, 1.0, 3600.0, BURST))
 
 
 def test_6_one_transaction_reads_the_clock_once() -> None:

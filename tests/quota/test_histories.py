@@ -417,9 +417,8 @@ def budget(simulator: Simulator, terms: Terms) -> None:
     if simulator.process:
         return
     polls, rate = simulator.polled, terms.polls.per_hour / 3600.0
-    burst = max(1.0, min(10.0, terms.polls.per_hour / 3.0))
     for index, first in enumerate(polls):
-        most = burst + (polls[-1] - first) * rate + 1e-6
+        most = terms.polls.burst + (polls[-1] - first) * rate + 1e-6
         assert len(polls) - index <= most, ("I15", polls)
 
 

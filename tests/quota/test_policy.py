@@ -36,6 +36,7 @@ def test_durations_are_seconds_or_timedeltas() -> None:
     """Both mean the same."""
     policy = Policy(lag=timedelta(minutes=2), poll_every=(timedelta(seconds=5), 60))
     assert (policy.lag, policy.poll_every) == (120.0, (5.0, 60.0))
+    assert Policy(poll_budget=(24, timedelta(days=1))).poll_budget == (24, 86_400.0)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,9 @@ def test_durations_are_seconds_or_timedeltas() -> None:
         {"margin": "much"},
         {"margin": True},
         {"poll_budget": 0},
+        {"poll_budget": (0, 60)},
+        {"poll_budget": (9, 0)},
+        {"poll_budget": (9, -1)},
         {"profile": [[1.0] * 24] * 6},
         {"profile": [[0.0] * 24] * 7},
         {"profile": [[float("nan")] + [1.0] * 23] * 7},

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,14 +20,15 @@ from quotaguard.quota.allotment import Tally
 from quotaguard.quota.entries import Abandon, AskToPoll, PollLost, Reserve
 from quotaguard.quota.events import Polled, PollFailed
 from quotaguard.quota.observing import Observe
-from quotaguard.quota.polls import BURST, CLAIM_SECONDS, KEPT, Claim, Polls, PollTerms
+from quotaguard.quota.polls import CLAIM_SECONDS, KEPT, Claim, Polls, PollTerms
 from quotaguard.quota.readings import Moment, Reading, Usage
 from quotaguard.quota.verdicts import Done, Due, Granted, Spent
 from quotaguard.spending import terms_of
 from quotaguard.testing import SimulatedProvider
 
-USUAL = PollTerms(30.0, 900.0, 27.0)
-EAGER = PollTerms(1.0, 60.0, 3600.0)
+USUAL = PollTerms(30.0, 900.0, 19.0, 9.0)
+EAGER = PollTerms(1.0, 60.0, 3600.0, 10.0)
+MONTHLY = Policy(poll_budget=(720, timedelta(days=30)))
 
 
 def moment(at: float) -> Moment:
@@ -44,11 +46,15 @@ def fail(polls: Polls, at: float, terms: PollTerms = USUAL, **how: Any) -> float
 
 # -- the budget ---------------------------------------------------------------
 
-terms_drawn = st.builds(
-    lambda shortest, more, hourly: PollTerms(shortest, shortest + more, hourly),
+policies = st.builds(
+    lambda shortest, more, budget: Policy(
+        poll_every=(shortest, shortest + more), poll_budget=budget
+    ),
     st.sampled_from((0.5, 1.0, 30.0)),
     st.sampled_from((0.0, 10.0, 900.0)),
-    st.sampled_from((0.5, 2.0, 6.0, 27.0, 120.0, 3600.0)),
+    st.sampled_from(
+        (None, 0.5, 1.0, 2.0, 6.0, 27.0, 120.0, 3600.0, (2, 60), (5, 7_200), (30, 86_400))
+    ),
 )
 steps = st.lists(
     st.tuples(
@@ -61,11 +67,12 @@ steps = st.lists(
 
 
 @settings(max_examples=300)
-@given(terms_drawn, steps)
+@given(policies, steps)
 def test_polls_never_exceed_the_budget(
-    terms: PollTerms, played: list[tuple[float, str, float]]
+    policy: Policy, played: list[tuple[float, str, float]]
 ) -> None:
-    """I15: in every span at most a burst and what the hour allows; one in flight at a time."""
+    """I15: no span as long as the budget's has more polls than it; one in flight at a time."""
+    terms = PollTerms.of(policy, 30.0)
     polls, now, claims = Polls(), 0.0, list[float]()
     claim: Claim | None = None
     for number, (wait, what, jitter) in enumerate(played):
@@ -91,17 +98,23 @@ def test_polls_never_exceed_the_budget(
                 jitter=jitter,
             )
             claim = None
-    burst = max(1.0, min(BURST, terms.per_hour / 3.0))
+    budget: Any = policy.poll_budget
+    if budget is None:
+        budget = max(27.0, 3600.0 / terms.shortest if terms.shortest < 30.0 else 0.0)
+    most, span = budget if isinstance(budget, tuple) else (budget, 3600.0)
     for first, begin in enumerate(claims):
         for last in range(first, len(claims)):
-            most = burst + (claims[last] - begin) * terms.per_hour / 3600.0
-            assert last - first + 1 <= most + 1e-6, claims
+            passed = claims[last] - begin
+            earned = terms.burst + passed * terms.per_hour / 3600.0
+            assert last - first + 1 <= earned + 1e-6, claims
+            assert passed >= span - 1e-6 or last - first + 1 <= max(1, most), claims
 
 
 @settings(max_examples=300)
-@given(terms_drawn, st.lists(st.floats(0.0, 50.0), max_size=30), st.booleans())
-def test_a_schedule_is_never_stuck(terms: PollTerms, waits: list[float], urgent: bool) -> None:
+@given(policies, st.lists(st.floats(0.0, 50.0), max_size=30), st.booleans())
+def test_a_schedule_is_never_stuck(policy: Policy, waits: list[float], urgent: bool) -> None:
     """Whoever comes when the schedule says, polls: no wait is too short to end."""
+    terms = PollTerms.of(policy, 30.0)
     polls, now = Polls(), 0.0
     for number, wait in enumerate(waits):
         now += wait
@@ -117,7 +130,7 @@ def test_a_schedule_is_never_stuck(terms: PollTerms, waits: list[float], urgent:
 
 
 def test_a_burst_is_allowed_and_then_the_hour() -> None:
-    """Nine polls of 27 an hour may follow each other; then one comes every hour's share."""
+    """Nine polls of 27 an hour may follow each other; then the rest, 19 in an hour."""
     polls, times = Polls(), []
     for tick in range(4_000):
         if polls.due(moment(float(tick)), USUAL, urgent=True):
@@ -125,8 +138,9 @@ def test_a_burst_is_allowed_and_then_the_hour() -> None:
             times.append(tick)
     assert times[:9] == list(range(9))
     # The nine seconds of the burst have earned a little already.
-    assert times[9] == 134
-    assert {later - sooner for sooner, later in itertools.pairwise(times[9:])} == {133, 134}
+    assert times[9] == 190
+    assert {later - sooner for sooner, later in itertools.pairwise(times[9:])} == {189, 190}
+    assert sum(at < 3_600 for at in times) == 27
 
 
 def test_three_polls_are_kept_for_urgent_news() -> None:
@@ -143,10 +157,46 @@ def test_three_polls_are_kept_for_urgent_news() -> None:
     assert not polls.due(now, USUAL, urgent=True)
 
 
+def test_near_the_limit_one_poll_is_kept() -> None:
+    """Nine of a burst: the first, seven because a remainder shrinks, one for who is refused."""
+    polls, now = Polls(), moment(0.0)
+    made = 0
+    while polls.due(now, USUAL):
+        polls.succeeded(polls.claim("x", now, USUAL), now, 0.0, 0.0, near=True)
+        made += 1
+    assert made == 8
+    polls.want(now.fast, now, USUAL)
+    assert polls.due(now, USUAL, urgent=True)
+
+
 def test_a_small_budget_keeps_what_it_can() -> None:
     """With less than four polls a burst, the first plain poll still goes."""
-    assert Polls().due(moment(0.0), PollTerms(30.0, 900.0, 1.0))
-    assert Polls().due(moment(0.0), PollTerms(30.0, 900.0, 4.0))
+    assert Polls().due(moment(0.0), PollTerms(30.0, 900.0, 1.0, 1.0))
+    assert Polls().due(moment(0.0), PollTerms(30.0, 900.0, 4.0, 4.0 / 3.0))
+
+
+@pytest.mark.parametrize(
+    ("policy", "terms"),
+    [
+        (Policy(), USUAL),
+        (Policy(poll_every=(1, 60)), PollTerms(1.0, 60.0, 3_591.0, 10.0)),
+        (Policy(poll_budget=1), PollTerms(30.0, 900.0, 1.0, 1.0)),
+        (Policy(poll_budget=0.5), PollTerms(30.0, 900.0, 0.5, 1.0)),
+        (Policy(poll_budget=6), PollTerms(30.0, 900.0, 5.0, 2.0)),
+        # Hourly readings would expire in an hour; who can wait longer polls every other hour.
+        (MONTHLY, PollTerms(30.0, 3_240.0, 711.0 / 720.0, 10.0)),
+        (MONTHLY.but(max_age=10_800), PollTerms(30.0, 7_200.0, 711.0 / 720.0, 10.0)),
+        (MONTHLY.but(poll_every=(60, 9_000)), PollTerms(60.0, 9_000.0, 711.0 / 720.0, 10.0)),
+    ],
+)
+def test_a_budget_is_a_burst_and_what_is_earned_meanwhile(policy: Policy, terms: PollTerms) -> None:
+    """An hour's worth of polls, or a month's; a long one spends half when nothing presses."""
+    assert PollTerms.of(policy, 30.0) == terms
+
+
+def test_a_long_budget_never_bursts_beyond_what_the_provider_allows() -> None:
+    """720 a month are none too many; ten at once are, where six an hour are allowed."""
+    assert PollTerms.of(MONTHLY, 6.0).burst == 2.0
 
 
 # -- claims -------------------------------------------------------------------
@@ -260,9 +310,10 @@ def test_the_interval_is_spread_by_a_tenth() -> None:
         assert polls.next - now.fast == pytest.approx(gone)
 
 
-@given(terms_drawn, steps)
-def test_a_schedule_survives_json(terms: PollTerms, played: list[tuple[float, str, float]]) -> None:
+@given(policies, steps)
+def test_a_schedule_survives_json(policy: Policy, played: list[tuple[float, str, float]]) -> None:
     """What a ledger keeps is the whole schedule."""
+    terms = PollTerms.of(policy, 30.0)
     polls, now = Polls(), 0.0
     for number, (wait, what, jitter) in enumerate(played):
         now += wait
@@ -313,6 +364,62 @@ def test_the_next_poll_comes_when_a_quarter_may_be_gone() -> None:
     told = {"a": Tally(drawn, drawn, 3_000, 0, moment(300.0).slow)}
     desk.post(300.0, AskToPoll("x"), told)
     assert desk.read(301.0, 3_000, 10_000) == pytest.approx(7_000 * 0.25 / 10.0)
+
+
+def test_calls_that_come_every_few_minutes_have_a_pace_too() -> None:
+    """Ten units in the last half hour, none in the last five minutes: the pace is theirs."""
+    desk = Desk(lag=0)
+    desk.read(0.0, 0, 22)
+    desk.post(0.0, Reserve("r", {"a": 10}, "critical"))
+    drawn = desk.books.holders["me"]["a"].drawn
+    desk.post(600.0, AskToPoll("x"), {"a": Tally(drawn, drawn, 10, 0, moment(600.0).slow)})
+    assert desk.read(1_800.0, 10, 22) == pytest.approx(0.25 * 12 / (10 / 1_800))
+
+
+def test_an_import_brings_the_next_poll_nearer() -> None:
+    """A quarter of the remainder is gone long before the schedule thought: look again."""
+    desk = Desk(lag=0)
+    assert desk.read(0.0, 100, 1_000) == 900.0
+    desk.post(10.0, Reserve("r1", {"a": 224}, "critical"))
+    desk.post(99.0, Reserve("r2", {"a": 1}, "critical"))
+    assert isinstance(desk.post(100.0, Reserve("r3", {"a": 1}, "critical")).verdict, Due)
+
+
+def test_not_even_an_import_polls_sooner_than_the_shortest_interval() -> None:
+    """The 30 seconds are kept, and the budget: nine polls of the burst, three of them kept."""
+    desk = Desk(lag=0)
+    desk.read(0.0, 0, 1_000)
+    desk.post(1.0, Reserve("r", {"a": 300}, "critical"))
+    asked = [
+        at
+        for at in range(2, 500)
+        if isinstance(desk.post(at, Reserve(f"r{at}", {"a": 1}, "critical")).verdict, Due)
+    ]
+    # Nobody answers: whose claim lapses after 15 seconds, asks again; eight are left of nine.
+    assert asked[:8] == [30, 45, 60, 75, 90, 105, 120, 135]
+    assert asked[8:] == [190, 379]
+
+
+def test_seldom_polls_learn_how_fast_others_spend() -> None:
+    """90 units in the quarter of an hour between two polls: that pace is held back."""
+    desk = Desk()
+    desk.read(0.0, 0, 1_000)
+    desk.read(900.0, 90, 1_000)
+    meter, mine = desk.books.meters["a"], desk.terms.meters["a"]
+    assert meter.margin(moment(900.0).fast, mine) == 6
+    assert meter.margin(moment(1_800.0).fast, mine) == 96
+
+
+def test_a_unit_every_half_hour_is_worth_a_unit_of_margin() -> None:
+    """Few as they are, others are there; not for ever after they have gone."""
+    desk = Desk()
+    desk.read(0.0, 0, 1_000)
+    desk.read(1_800.0, 1, 1_000)
+    meter, mine = desk.books.meters["a"], desk.terms.meters["a"]
+    assert meter.margin(moment(1_800.0).fast, mine) == 1
+    for poll in range(20):
+        desk.read(2_700.0 + 900.0 * poll, 1, 1_000)
+    assert meter.margin(moment(2_700.0 + 900.0 * 20).fast, mine) == 0
 
 
 def test_intervals_stay_within_the_policy() -> None:
