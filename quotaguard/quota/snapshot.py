@@ -40,6 +40,12 @@ def keep(books: Books, allotments: Iterable[Allotment]) -> Kept:
     for meter in books.meters.values():
         kept.append((meter, MeterBooks.__slots__, _meter(meter)))
         kept.append((meter, ("samples", "polls"), (meter.samples[:], meter.polls[:])))
+    rates = books.rates
+    lists = rates.issued, dict(rates.logs), rates.promises[:]
+    kept.append((rates, ("issued", "logs", "promises"), lists))
+    for log in rates.logs.values():
+        window = log.asked, log.began, log.entries[:], log.total
+        kept.append((log, ("asked", "began", "entries", "total"), window))
     for allotment in allotments:
         own = allotment.lapses[:], dict(allotment.purses)
         kept.append((allotment, ("lapses", "purses"), own))
