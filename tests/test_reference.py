@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from quotaguard import FullContact, Guard, Policy, errors, logs
-from quotaguard import reservation as reservations
+from quotaguard import FullContact, Guard, Policy, errors, held, logs
 from quotaguard.clients.exchange import Receipt
 from quotaguard.quota import events
 from quotaguard.quota.calls import Bill, Call, Outcome
@@ -204,8 +203,9 @@ def public(kind: type) -> list[tuple[str, Any]]:
     """Return the public names of a class in the order in which it defines them."""
     return [
         (name, item)
-        for name, item in vars(kind).items()
-        if not name.startswith("_") and name not in INNER
+        for ours in kind.__mro__
+        for name, item in vars(ours).items()
+        if ours is not object and not name.startswith("_") and name not in INNER
     ]
 
 
@@ -299,7 +299,7 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
         "glossary.md",
         "States of a reservation",
         lambda: {
-            vars(reservations)[name]
+            vars(held)[name]
             for name in (
                 "NEW",
                 "OPEN",
