@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -74,11 +75,13 @@ class _JumpedMonotonic:
     """The monotonic clock plus all that the wall has ever jumped ahead of it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), os.getpid()
         self._ahead = 0.0
         self._last = (time.monotonic(), time.time())
 
     def __call__(self) -> float:
+        if self._owner != os.getpid():  # another thread of the parent may have held it
+            self._lock, self._owner = threading.Lock(), os.getpid()
         with self._lock:
             monotonic, wall = time.monotonic(), time.time()
             then, before = self._last

@@ -71,7 +71,7 @@ class Held:
             self.state = OPEN
             del holder.unowned[name]
 
-    def withdraw(self) -> None:
+    def _withdraw(self) -> None:
         """End what was stopped as it opened: nothing was sent."""
         if self.state is NEW:
             self._take_over()

@@ -76,7 +76,7 @@ class Reservation(Held):
         try:
             self._token = _current.set(ref(self))
         except BaseException:
-            self.withdraw()
+            self._withdraw()
             raise
         return self
 
@@ -205,7 +205,7 @@ class Reservation(Held):
             if isinstance(error, GeneratorExit):
                 self.forget()  # a coroutine that is thrown away: this may be a finalizer
             elif not isinstance(error, ConfigError):
-                self.withdraw()
+                self._withdraw()
             give_back(self)
             raise error
         finally:

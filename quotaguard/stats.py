@@ -341,8 +341,7 @@ class Stats:
         if url.userinfo or not (plain or url.scheme == "https"):
             msg = "the stats URL must be https, without user and password; nothing was sent"
             raise self._error(StatsUnavailable, msg)
-        # Without one httpx would load every CA; the bare one is free and trusts nobody.
-        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else _trusted()
+        trust = _trusted(plain=plain)
         return {"verify": trust, "trust_env": False, "headers": {"user-agent": "quotaguard"}}
 
     def _asked(self, request: StatsRequest) -> dict[str, Any]:
@@ -384,6 +383,7 @@ class Stats:
 
 
 @functools.cache
-def _trusted() -> ssl.SSLContext:
-    # 20 ms of parsing certificates: one for all polls and both colours.
-    return httpx.create_ssl_context(trust_env=False)
+def _trusted(*, plain: bool) -> ssl.SSLContext:
+    # Once: 20 ms of certificates, and a child that is forked while OpenSSL works may hang.
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
+    return bare if plain else httpx.create_ssl_context(trust_env=False)

@@ -80,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     scale.addoption(
         "--forks",
         type=int,
-        default=80,
+        default=200,
         help="processes that are forked while locks are held (default: %(default)s)",
     )
     scale.addoption(

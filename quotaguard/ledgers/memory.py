@@ -48,7 +48,8 @@ class MemoryLedger:
         self._clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._accounts: dict[str, _Account] = {}
-        _LEDGERS.add(self)
+        with _fork:
+            _LEDGERS.add(self)
 
     def holder(self, terms: Terms) -> MemoryHolder:
         """Return the place of a guard with these terms at its account's books."""
@@ -263,7 +264,8 @@ class _Line:
 _LEDGERS: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
 _FORKING: list[MemoryLedger] = []
 _fork = threading.Lock()
-"""Held while the process forks: two threads may want to at once."""
+"""Held while the process forks, which two threads may want to at once; and while a
+ledger is born: a fork goes over all of them."""
 
 
 def _before_fork() -> None:

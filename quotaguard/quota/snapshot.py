@@ -27,14 +27,19 @@ _meter = attrgetter(*MeterBooks.__slots__)
 _purse = attrgetter(*Purse.__slots__)
 # One call in C for all numbers of an object: this is done for every entry.
 
+_BOXES = dict, list
+
 
 def keep(books: Books, allotments: Iterable[Allotment]) -> Kept:
-    """Return all that an entry may change, as it is; nothing is copied twice."""
+    """Return all that an entry may change, as it is.
+
+    What is changed in place is copied: dicts and lists, and objects by their slots.
+    """
+    own = [value.copy() if value.__class__ in _BOXES else value for value in _books(books)]
     holders = {who: dict(tallies) for who, tallies in books.holders.items()}
-    shared = dict(books.meters), dict(books.slots), holders
     kept: Kept = [
-        (books, Books.__slots__, _books(books)),
-        (books, ("meters", "slots", "holders"), shared),
+        (books, Books.__slots__, tuple(own)),
+        (books, ("holders",), (holders,)),
         (books.polls, Polls.__slots__, _polls(books.polls)),
     ]
     for meter in books.meters.values():
@@ -47,8 +52,8 @@ def keep(books: Books, allotments: Iterable[Allotment]) -> Kept:
         window = log.asked, log.began, log.entries[:], log.total
         kept.append((log, ("asked", "began", "entries", "total"), window))
     for allotment in allotments:
-        own = allotment.lapses[:], dict(allotment.purses)
-        kept.append((allotment, ("lapses", "purses"), own))
+        kept.append((allotment, ("purses",), (dict(allotment.purses),)))
+        kept.append((allotment, ("lapses",), (allotment.lapses,)))  # never changed in place
         kept += [(purse, Purse.__slots__, _purse(purse)) for purse in allotment.purses.values()]
     return kept
 

@@ -1650,7 +1650,7 @@ def test_what_has_no_name_cannot_be_pickled(guard: Guard, priced: Any) -> None:
             pickle.dumps(guard.limit(COST)(function))
 
 
-@pytest.mark.parametrize("start", ["spawn", "fork"])
+@pytest.mark.parametrize("start", ["spawn", "fork", "forkserver"])
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_functions_run_in_process_pools(priced: Any, tmp_path: Path, start: str) -> None:
     """A worker finds the function by its name and reserves at its own guard's books."""
