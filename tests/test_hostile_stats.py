@@ -382,7 +382,10 @@ async def judged(vendor: Vendor, steps: tuple[Kind, ...], colour: str, *, first:
             for _ in range(HEALED):
                 end = await asked_again(app, fake)
             assert end == "sent"
-            assert app.left == QUOTA - fake.true[vendor.meter]
+            left = QUOTA - fake.true[vendor.meter]
+            # A first answer that is too low looks like others' spend afterwards: of the pace
+            # that it teaches a unit of margin stays for a while.
+            assert left - int(first) <= app.left <= left
         finally:
             await app.close()
 

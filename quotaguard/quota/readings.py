@@ -34,6 +34,9 @@ __all__ = [
 Amount: TypeAlias = "int | float | Decimal"
 """What a user or a provider counts in: units of a meter, possibly fractional."""
 
+MOST_DIGITS = 320
+"""Decimal places before and behind the point that numbers have: those of every double."""
+
 FRACTIONS = 1_000_000
 """The scale of a meter with fractional units."""
 
@@ -84,7 +87,7 @@ def units(value: Amount, scale: int = 1, *, up: bool = True) -> int:
     """
     if type(value) is int:
         return value * scale
-    from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal  # noqa: PLC0415 - 8 ms, seldom needed
+    from decimal import Decimal  # noqa: PLC0415 - 8 ms, seldom needed
 
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         msg = f"{type(value).__name__} is not a number of units"
@@ -93,8 +96,19 @@ def units(value: Amount, scale: int = 1, *, up: bool = True) -> int:
     if not exact.is_finite():
         msg = "a number of units must be finite"
         raise ValueError(msg)
-    rounding = ROUND_CEILING if up else ROUND_FLOOR
-    return int((exact * scale).to_integral_value(rounding=rounding))
+    if abs(exact.adjusted()) > MOST_DIGITS:
+        return _extreme(exact, up=up)
+    # As a fraction: a product of Decimals is rounded to the digits of their context.
+    over, under = exact.as_integer_ratio()
+    return -(-over * scale // under) if up else over * scale // under
+
+
+def _extreme(exact: Decimal, *, up: bool) -> int:
+    """Return a number that is next to nothing as units; one that is huge is none."""
+    if exact.adjusted() > 0:
+        msg = "a number of units is too large"
+        raise ValueError(msg)
+    return int(exact > 0) if up else -int(exact < 0)
 
 
 def amount(count: int, scale: int = 1) -> int | float:
