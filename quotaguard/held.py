@@ -183,7 +183,8 @@ class Held:
             forget_lent(self)
 
     def __del__(self) -> None:
-        self.forget()
+        if self.state is not SETTLED:
+            self.forget()
 
     def _void(self) -> bool:
         """Whether there is nothing to end (under the lock): ended meanwhile, or forked."""

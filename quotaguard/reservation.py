@@ -66,19 +66,23 @@ class Reservation(Held):
 
     def __enter__(self) -> Self:
         opened = self.open()
-        return self._entered() if opened is self else opened
+        if opened is self:
+            try:
+                self._token = _current.set(ref(self))
+            except BaseException:
+                self._withdraw()
+                raise
+        return opened
 
     async def __aenter__(self) -> Self:
         opened = await self.aopen()
-        return self._entered() if opened is self else opened
-
-    def _entered(self) -> Self:
-        try:
-            self._token = _current.set(ref(self))
-        except BaseException:
-            self._withdraw()
-            raise
-        return self
+        if opened is self:
+            try:
+                self._token = _current.set(ref(self))
+            except BaseException:
+                self._withdraw()
+                raise
+        return opened
 
     def open(self) -> Self:
         """Reserve without a block, and without covering what is called meanwhile.
@@ -90,21 +94,27 @@ class Reservation(Held):
         """
         try:
             denial = self._quick()
+            if denial is None:
+                return self
             if denial is ASK:
-                denial = self._opened(drive(self._spending, self._story()))
+                self._opened(drive(self._spending, self._story()))
+                return self
         except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
             return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
-        return self if denial is None else self._denied(denial)
+        return self._denied(denial)  # type: ignore[no-any-return] # as above
 
     async def aopen(self) -> Self:
         """Reserve as `open` does, in a task."""
         try:
             denial = self._quick()
+            if denial is None:
+                return self
             if denial is ASK:
-                denial = self._opened(await adrive(self._spending, self._story()))
+                self._opened(await adrive(self._spending, self._story()))
+                return self
         except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
             return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
-        return self if denial is None else self._denied(denial)
+        return self._denied(denial)  # type: ignore[no-any-return] # as above
 
     def covering(self) -> Covering:
         """Let guarded calls of this account in the block use these units first."""

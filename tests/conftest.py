@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from quotaguard import Guard, QuotaExhausted
 from quotaguard.drivers import BACKGROUND
+from quotaguard.quota.polls import CLAIM_SECONDS
 from quotaguard.testing import FakeClock
 
 MATCHES = "person.enrichment.matches"
@@ -174,6 +175,8 @@ def hold(world: Any) -> None:
         gate = books.gate(clock.fast(), guard._spending.terms.meters[name])
         if books.read and world.priced:
             assert gate >= world.true[name], f"{name} is charged and not counted"
+    clock.advance(CLAIM_SECONDS)
+    assert not holder.books.polls.pending(clock.now()), "others wait for a poll that nobody makes"
     heal(guard, clock, world.heals)
     if any(row.reserved for row in guard.standing()):
         gc.collect()  # a reply of httpx holds itself
