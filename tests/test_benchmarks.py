@@ -18,6 +18,7 @@ TITLES = {
     "G": "## G. A guarded httpx client over MockTransport",
     "J": "## J. A refusal, and check()",
     "K": "## K. Importing",
+    "Q": "## Q. A month: some 11,000 calls wanted, and others spend some 3,000",
 }
 
 

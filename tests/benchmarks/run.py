@@ -1,6 +1,6 @@
 """Measure quotaguard on this machine.
 
-    python tests/benchmarks/run.py                 # everything, about four minutes
+    python tests/benchmarks/run.py                 # everything, about eight minutes
     python tests/benchmarks/run.py A J K           # some
     python tests/benchmarks/run.py A --repeats 51 --save figures.md
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from clients import decorators, requests
 from decisions import eight_threads, one_thread, refusals
 from growth import accounts, calls
+from month import EXCEEDS, FITS, month
 from starting import imports
 from timing import SMALLEST, Scale, Section, machine
 
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, tuple[Callable[[Scale], Section], ...]] = {
     "G": (requests,),
     "J": (refusals,),
     "K": (imports,),
+    "Q": (partial(month, demand=EXCEEDS), partial(month, demand=FITS)),
 }
 
 
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scenarios", nargs="*", metavar="letter", help=f"some of {' '.join(SCENARIOS)}"
     )
     parser.add_argument("--repeats", type=int, help="figures of each runner, at least 1")
+    parser.add_argument("--months", type=int, help="months that Q simulates, at least 1")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the tables here too")
     parser.add_argument("--smallest", action="store_true", help="one call of everything")
     chosen = parser.parse_args(arguments)
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = SMALLEST if chosen.smallest else Scale()
     if chosen.repeats is not None:
         scale = replace(scale, repeats=max(1, chosen.repeats), starts=max(1, chosen.repeats))
+    if chosen.months is not None:
+        scale = replace(scale, months=max(1, chosen.months))
     told = [f"{machine()}, {scale.repeats} repeats, {scale.calls:,} calls in a loop.\n"]
     for letter in chosen.scenarios or SCENARIOS:
         for scenario in SCENARIOS[letter]:

@@ -39,7 +39,7 @@ class Scale:
 
     repeats: figures per runner. calls: in one timed loop. depth: the most calls that
     one guard sees before it is timed. accounts: the most guards at a time. threads:
-    that share a guard. starts: interpreters started per import.
+    that share a guard. starts: interpreters started per import. months: to simulate.
     """
 
     repeats: int = 21
@@ -49,9 +49,10 @@ class Scale:
     accounts: int = 10_000
     threads: int = 8
     starts: int = 21
+    months: int = 50
 
 
-SMALLEST = Scale(repeats=1, calls=1, requests=1, depth=1, accounts=1, threads=2, starts=1)
+SMALLEST = Scale(repeats=1, calls=1, requests=1, depth=1, accounts=1, threads=2, starts=1, months=1)
 """One call of everything: says nothing about speed, and all about rot."""
 
 
