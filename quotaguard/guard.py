@@ -82,8 +82,13 @@ class Guard:
         stats_client: httpx.Client | httpx.AsyncClient | None = None,
         clock: Clock | None = None,
     ) -> None:
-        policy = policy or Policy()
+        policy = Policy() if policy is None else policy
         clock = clock or _SYSTEM_CLOCK
+        if isinstance(provider, type) or not hasattr(provider, "read_stats"):
+            made = "make one: Guard(FullContact(api_key=...))"
+            raise ConfigError(f"Guard takes a provider, not {provider!r:.60}; {made}")
+        if not isinstance(policy, Policy):
+            raise ConfigError(f"policy= is a Policy(...), not {type(policy).__name__}")
         terms = terms_of(provider, policy)
         self.provider = provider
         self.policy = policy

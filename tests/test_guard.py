@@ -726,3 +726,33 @@ def test_a_lost_calls_units_are_back_after_one_reading(
     clock.advance(10 + 10 + 2)  # late, lag and a bit; nobody looks meanwhile
     guard.refresh()
     assert guard.standing()[MATCHES].headroom == 100
+
+
+@pytest.mark.parametrize("wrong", [FullContact, "key", None, 5])
+def test_a_guard_of_no_provider_is_told_at_once(wrong: Any) -> None:
+    """The class instead of one of it is an easy slip."""
+    with pytest.raises(ConfigError, match="Guard takes a provider"):
+        Guard(wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, {}, "steady"])
+def test_a_policy_is_a_policy(wrong: Any) -> None:
+    """A dict of settings is none."""
+    with pytest.raises(ConfigError, match="policy= is a Policy"):
+        Guard(FullContact("k"), policy=wrong)
+
+
+@pytest.mark.parametrize("name", ["shadow", "exclusive"])
+@pytest.mark.parametrize("said", ["no", "False", 0, 1, None])
+def test_what_the_environment_says_is_no_bool(name: str, said: Any) -> None:
+    """shadow="False" would turn the guard off."""
+    with pytest.raises(ConfigError, match=f"{name} is True or False"):
+        Policy(**{name: said})
+
+
+def test_a_key_is_given_without_its_scheme() -> None:
+    """Else every call of the application would carry another key than the guard's."""
+    with pytest.raises(ConfigError, match="without 'Bearer'"):
+        FullContact("Bearer abc")
+    with pytest.raises(ConfigError, match="account= is a name"):
+        FullContact("abc", account=5)  # type: ignore[arg-type] # that is the mistake

@@ -57,6 +57,8 @@ def status(as_json: AsJson = False) -> None:  # noqa: FBT002 - an option on the 
     """
     accounts = named(os.environ)
     if not accounts:
+        if as_json:
+            print(json.dumps({"accounts": []}))
         keys = ", ".join(needs[0] for needs in VARIABLES.values())
         msg = f"quotaguard status: no account: set one of {keys} (see quotaguard status --help)"
         say(Console(stderr=True, highlight=False), msg, "red")

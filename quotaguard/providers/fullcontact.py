@@ -15,7 +15,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from quotaguard.errors import ProviderError, StatsForbidden, StatsUnavailable, StatsUnreadable
+from quotaguard.errors import (
+    ConfigError,
+    ProviderError,
+    StatsForbidden,
+    StatsUnavailable,
+    StatsUnreadable,
+)
 from quotaguard.quota import strict
 from quotaguard.quota.answers import Faults, number, paused
 from quotaguard.quota.calls import Bill, Call, Cost, Evidence, Outcome, Price, Report, StatsRequest
@@ -130,6 +136,9 @@ class FullContact:
     def __init__(self, api_key: str, *, base_url: str = _REAL, account: str | None = None) -> None:
         Secret(api_key)  # refuses what is no key at all
         self._key = Secret(api_key.strip())
+        if " " in self._key.reveal():
+            msg = "the API key has a blank in it: give the key alone, without 'Bearer'"
+            raise ConfigError(msg)
         self._faults = Faults(_NAME, self._key)
         self._origin, prefix, self._account = home(
             _NAME, _REAL, base_url, account, self._key, inside="/v3"

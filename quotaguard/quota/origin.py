@@ -34,6 +34,9 @@ def home(
     Raises:
         ConfigError: the URL or the account cannot be used.
     """
+    if account is not None and not isinstance(account, str):
+        msg = f"account= is a name, not {type(account).__name__}"
+        raise ConfigError(msg)
     if account is not None and not account.strip():
         msg = "account= is empty; name the account, or leave it out to go by the key"
         raise ConfigError(msg)

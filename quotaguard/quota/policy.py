@@ -121,6 +121,9 @@ class Policy:
         self._check_choices()
 
     def _check_shares(self) -> None:
+        for name in ("exclusive", "shadow"):
+            said = getattr(self, name)
+            _require(isinstance(said, bool), f"{name} is True or False, not {said!r}")
         _require(self.slack, "slack needs at least one priority")
         for priority, share in self.slack.items():
             _require(0 <= share <= 1, f"slack of {priority!r} is a share from 0 to 1")

@@ -220,3 +220,10 @@ def test_a_help_that_names_every_variable() -> None:
         for name in needs:
             assert name in done.output
     assert ConfigError.__name__ not in done.output
+
+
+def test_no_account_is_an_empty_object_for_programs() -> None:
+    """What reads it needs no other case; the code still says that something is missing."""
+    done = status("--json")
+    assert done.exit_code == 2
+    assert json.loads(done.stdout) == {"accounts": []}
