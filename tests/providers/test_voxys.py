@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import traceback
@@ -662,9 +663,9 @@ def test_a_choice_that_there_is_not_is_a_config_error(wrong: dict[str, Any]) -> 
 
 def test_every_choice_has_its_reason() -> None:
     """The docstring leaves none out, and each has a default."""
-    said = VoxysChoices.__doc__ or ""
+    said = inspect.getdoc(VoxysChoices) or ""
     for field in fields(VoxysChoices):
-        assert f"    {field.name}: " in said
+        assert f"\n{field.name}: " in said
         assert hasattr(VoxysChoices(), field.name)
 
 
