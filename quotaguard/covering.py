@@ -29,10 +29,11 @@ def borrow(inner: Held, owner: Held | None) -> bool:
     if owner is None or owner._holder is not holder or owner.state != "open":
         return False
     need = inner._spending.units_of(inner._cost)
+    common = [name for name in need if name in owner._cost]
     with holder.lock:
         if owner.state != "open" or owner._epoch != holder.epoch:
             return False
-        parts = {name: min(count, owner._cost.get(name, 0)) for name, count in need.items()}
+        parts = {name: min(need[name], owner._cost[name]) for name in common}
         if not any(parts.values()):
             return False
         lent: dict[str, int] = {}
@@ -41,11 +42,10 @@ def borrow(inner: Held, owner: Held | None) -> bool:
         inner._borrowed = (ref(owner), lent)
         owner._lent = [*(owner._lent or ()), inner]
         for name, count in parts.items():
-            if count:
-                # In one run: wherever Ctrl-C comes, each unit is in one hand.
-                owner._cost[name] -= count
-                lent[name] = count
-        if parts != need:
+            # In one run: wherever Ctrl-C comes, each unit is in one hand.
+            owner._cost[name] -= count
+            lent[name] = count
+        if any(count > lent.get(name, 0) for name, count in need.items()):
             return False
         inner.state = "open"
     return True
@@ -58,12 +58,16 @@ def give_back(inner: Held) -> None:
     owner, lent = inner._borrowed[0](), inner._borrowed[1]
     with inner._holder.lock:
         if owner is not None and owner.state == "open":
-            owner._lent = [other for other in owner._lent or () if other is not inner]
+            owner._lent = _without(owner, inner)
             for name in lent:
                 owner._cost[name] += lent[name]
                 lent[name] = 0
             return
     forget_lent(inner)
+
+
+def _without(owner: Held, inner: Held) -> list[Held]:
+    return [other for other in owner._lent or () if other is not inner]
 
 
 def forget_lent(inner: Held) -> None:
