@@ -34,10 +34,11 @@ def borrow(inner: Held, owner: Held | None) -> bool:
     if owner is None or owner._holder is not holder or owner.state != "open":
         return False
     need = inner._cost
+    common = [name for name in need if name in owner._cost]
     with holder.lock:
         if owner.state != "open" or owner._epoch != holder.epoch:
             return False
-        parts = {name: min(count, owner._cost.get(name, 0)) for name, count in need.items()}
+        parts = {name: min(need[name], owner._cost[name]) for name in common}
         asked = owner._asked
         if asked is None and not any(parts.values()):
             return False
@@ -48,11 +49,11 @@ def borrow(inner: Held, owner: Held | None) -> bool:
         if any(parts.values()):
             owner._lent = [*(owner._lent or ()), inner]
         for name, count in parts.items():
-            if count:
-                # In one run: wherever Ctrl-C comes, each unit is in one hand.
-                owner._cost[name] -= count
-                lent[name] = count
-        if parts != need or inner._spending.terms.rates.rates:
+            # In one run: wherever Ctrl-C comes, each unit is in one hand.
+            owner._cost[name] -= count
+            lent[name] = count
+        short = any(count > lent.get(name, 0) for name, count in need.items())
+        if short or inner._spending.terms.rates.rates:
             return False
         inner.state = "open"
     return True
@@ -66,7 +67,7 @@ def give_back(inner: Held) -> None:
     owner = reference()
     with inner._holder.lock:
         if owner is not None and owner.state == "open":
-            owner._lent = [other for other in owner._lent or () if other is not inner]
+            owner._lent = _without(owner, inner)
             owner._asked = asked if owner._asked is None else owner._asked
             for name in lent:
                 owner._cost[name] += lent[name]
@@ -74,6 +75,10 @@ def give_back(inner: Held) -> None:
             inner._borrowed = None
             return
     forget_lent(inner)
+
+
+def _without(owner: Held, inner: Held) -> list[Held]:
+    return [other for other in owner._lent or () if other is not inner]
 
 
 def forget_lent(inner: Held) -> None:

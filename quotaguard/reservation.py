@@ -148,6 +148,7 @@ class Reservation(Held):
                     if not same or fast >= denial.until:
                         return ASK
                     return self._still(denial)
+                last = meter  # noqa: F841 - a loop under a lock ends with a plain statement
             if self.state is not NEW:
                 msg = "this reservation was opened by another thread just now: make one each"
                 raise ConfigError(msg)
@@ -175,7 +176,7 @@ class Reservation(Held):
         self._cost = self._spending.units_of(self._cost)
         cover = _current.get()
         owner = None if cover is None else cover()
-        if owner is None:
+        if owner is None and cover is not None:
             _current.set(None)  # its block was left without knowing it: see `Cover`
         if borrow(self, owner):
             self._spending.reserved(self._cost, self.priority)

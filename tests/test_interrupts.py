@@ -8,6 +8,7 @@ for each. That no other point exists is what the last test tries, with real sign
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dis
 import functools
@@ -517,6 +518,66 @@ def test_an_interrupt_leaves_the_background_thread_in_order(
             break
         number += 1
     record_property("strikes", number)
+
+
+BLOCKS = ast.If, ast.Try, ast.Match
+
+
+def conditional(node: ast.AST) -> bool:
+    """Whether a loop turns by a condition here."""
+    if isinstance(node, ast.For):
+        return isinstance(node.body[-1], BLOCKS)
+    return isinstance(node, ast.While | ast.Continue) or bool(getattr(node, "ifs", ()))
+
+
+def turns(node: ast.AST) -> list[ast.AST]:
+    """Return the places where a loop does; functions are frames of their own."""
+    found = [node] if conditional(node) else []
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.GeneratorExp):
+            found += turns(child)
+    return found
+
+
+def locked(node: ast.AST) -> bool:
+    """Whether this is a block that holds a lock."""
+    held = node.items if isinstance(node, ast.With) else []
+    return any(ast.unparse(item.context_expr).endswith(("lock", "_fork")) for item in held)
+
+
+def test_a_loop_under_a_lock_ends_with_a_plain_statement() -> None:
+    """CPython 3.12 and 3.13 forget the lock where a loop turns by a condition.
+
+    The jump back that they make for it is in no handler's range: Ctrl-C that comes there
+    leaves the ``with`` without its exit, and the lock is held for ever.
+    """
+    found = []
+    blocks = 0
+    for path in Path(OURS).rglob("*.py"):
+        if path.parent.name not in {"testing", "cli"}:
+            for block in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if locked(block):
+                    blocks += 1
+                    found += [f"{path.name}: {ast.unparse(node)}" for node in turns(block)]
+    assert found == []
+    assert blocks > 10
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "for x in y:\n        if x: z()",
+        "while x: z()",
+        "[x for x in y if x]",
+        "for x in y:\n        if x: continue\n        z()",
+    ],
+)
+def test_that_law_bites(loop: str) -> None:
+    """Each of these has such a jump; in a function of its own it does no harm."""
+    (block,) = filter(locked, ast.walk(ast.parse(f"with self._lock:\n    {loop}")))
+    assert turns(block)
+    (block,) = filter(locked, ast.walk(ast.parse("with a.lock:\n    any(x for x in y if x)")))
+    assert not turns(block)
 
 
 class Waits:

@@ -248,14 +248,14 @@ class _Line:
 
         One who is awake already passes the news on when it has asked.
         """
+        waiter = None
         with self._lock:
             for place in self.busy:
                 meters, waiter = self._callers[place]
                 if (after is None or place > after) and meters != but:
                     self._callers[place] = meters, None
                     break
-            else:
-                return
+                waiter = None
         if waiter is not None and not waiter.wake():
             self.leave(place)  # its event loop has ended, and the task with it
             self.wake(after=after, but=but)
