@@ -227,6 +227,10 @@ STRATEGIES: dict[str, Live] = {
     "**quotaguard**, critical calls": guarded(Policy(), "critical"),
     "**quotaguard**, 720 polls a month, normal calls": guarded(SELDOM, "normal"),
     "**quotaguard**, 720 polls a month, critical calls": guarded(SELDOM, "critical"),
+    "**quotaguard**, critical calls, margin 1 %": guarded(Policy(margin=0.01), "critical"),
+    "**quotaguard**, 720 polls, critical calls, margin 1 %": guarded(
+        SELDOM.but(margin=0.01), "critical"
+    ),
 }
 
 
