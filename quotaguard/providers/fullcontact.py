@@ -136,8 +136,8 @@ class FullContact:
     def __init__(self, api_key: str, *, base_url: str = _REAL, account: str | None = None) -> None:
         Secret(api_key)  # refuses what is no key at all
         self._key = Secret(api_key.strip())
-        if " " in self._key.reveal():
-            msg = "the API key has a blank in it: give the key alone, without 'Bearer'"
+        if self._key.reveal().lower().startswith("bearer "):
+            msg = "the API key begins with its scheme: give the key alone, without 'Bearer'"
             raise ConfigError(msg)
         self._faults = Faults(_NAME, self._key)
         self._origin, prefix, self._account = home(
