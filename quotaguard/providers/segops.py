@@ -388,8 +388,6 @@ def _period(top: Fields) -> Period:
     if not isinstance(start, str | None) or not isinstance(end, str):
         return UNKNOWN_PERIOD
     try:
-        period = Period.parse(start, end, inclusive=True)
-        _ = period.starts_at, period.ends_at  # year 1 east of Greenwich cannot be shown
-    except (ValueError, OverflowError, OSError):
+        return Period.parse(start, end, inclusive=True)
+    except ValueError:
         return UNKNOWN_PERIOD
-    return period
