@@ -311,7 +311,24 @@ class LedgerError(QuotaGuardError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The store cannot be reached, read or written."""
+    """The store cannot be reached, read or written.
+
+    The message says what to do; it names the store without user and password.
+
+    store: the store's name, such as ``sqlite /var/lib/app/quota.db``.
+    unsure: the answer was lost: what was posted may be in the books or not.
+    """
+
+    def __init__(self, message: str, *, store: str = "", unsure: bool = False) -> None:
+        super().__init__(message)
+        self.store, self.unsure = store, unsure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unavailable, (self.args[0], self.store, self.unsure)
+
+
+def _unavailable(message: str, store: str, unsure: bool) -> LedgerUnavailable:  # noqa: FBT001 - for pickle
+    return LedgerUnavailable(message, store=store, unsure=unsure)
 
 
 class ConfigError(QuotaGuardError, ValueError):
