@@ -8,6 +8,7 @@ the cost of a shared ledger's recall is nothing here.
 from __future__ import annotations
 
 import bisect
+import math
 import os
 import threading
 import weakref
@@ -132,6 +133,9 @@ class _Account:
 class MemoryHolder:
     """One guard's place at the books of an account."""
 
+    waits = False
+    denies_for = lease_until = math.inf
+
     def __init__(self, account: _Account, terms: Terms, name: str) -> None:
         self.terms = terms
         self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
@@ -155,6 +159,10 @@ class MemoryHolder:
     def books(self) -> Books:
         """The books, for reading under the lock."""
         return self._account.books
+
+    def moment(self) -> Moment:
+        """Return what time it is for the books."""
+        return self._account.clock.now()
 
     def post(self, entry: Entry) -> Posted:
         """Report every holder's counts, apply *entry*, take over what it grants."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from quotaguard.errors import RefusalFacts
 from quotaguard.quota.allotment import Lane, Tally
 from quotaguard.quota.events import Degraded, Event, PeriodTurned, ThresholdCrossed
+from quotaguard.quota.leases import Lease
 from quotaguard.quota.lines import line, share_left
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.pacing import RateBooks
@@ -83,14 +84,17 @@ class Books:
         "asked_wall",
         "cold_from",
         "contested",
+        "distrusted",
         "ended",
         "holders",
+        "leases",
         "live",
         "meters",
         "paused",
         "period",
         "polls",
         "rates",
+        "recalled",
         "slots",
         "state_told",
     )
@@ -99,6 +103,9 @@ class Books:
         """Open empty books. *cold_from* (slow clock): a predecessor may have spent."""
         self.meters: dict[str, MeterBooks] = {}
         self.holders: dict[str, dict[str, Tally]] = {}
+        self.leases: dict[str, Lease] = {}
+        self.recalled = -math.inf
+        self.distrusted: float | None = None
         self.polls = Polls()
         self.period = Period()
         self.ended: Period | None = None
@@ -151,7 +158,7 @@ class Books:
         tallies = self.holders.setdefault(holder, {})
         for name, tally in report.items():
             last = tallies.get(name, _NONE)
-            if tally[:4] == last[:4]:
+            if tally[:4] == last[:4] and tally.idle == last.idle:
                 continue
             meter = self.meter(name)
             # Drawn units are entered when granted; a record draws on its own.
@@ -159,9 +166,11 @@ class Books:
             cleared = max(tally.cleared, last.cleared)
             meter.held += (drawn - last.drawn) - (cleared - last.cleared)
             spent, unknown = max(tally.spent, last.spent), max(tally.unknown, last.unknown)
-            at = min(tally.at, now.slow)
+            meter.idle += tally.idle - last.idle
+            # Of a holder whose clock differs by a hair: never older than it says.
+            at = now.slow if tally.at == math.inf else tally.at
             meter.resolve(spent - last.spent, unknown - last.unknown, at, terms.meters[name])
-            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0)
+            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0, tally.idle)
 
     def _hold(self, holder: str, posted: Posted) -> None:
         """Enter what was granted: it counts as spent until it is cleared."""
@@ -170,10 +179,13 @@ class Books:
         tallies = self.holders[holder]
         for name in {**posted.granted, **posted.lanes}:
             lane = posted.lanes.get(name)
-            count = posted.granted.get(name, 0) + (lane.units if lane else 0)
+            ahead = lane.units if lane else 0
+            count = posted.granted.get(name, 0) + ahead
             last = tallies.get(name, _NONE)
-            tallies[name] = last._replace(drawn=last.drawn + count)
-            self.meter(name).held += count
+            tallies[name] = last._replace(drawn=last.drawn + count, idle=last.idle + ahead)
+            meter = self.meter(name)
+            meter.held += count
+            meter.idle += ahead
 
     def _turn(self, now: Moment, terms: Terms) -> list[Event]:
         """Begin a new period once the old one has ended beyond doubt, by the clock.
@@ -258,6 +270,7 @@ class Books:
         scale = mine.meter.scale
         limited = meter is not None and meter.read and meter.limit is not None
         room = self.room(name, now, terms) if meter is not None and limited else None
+        idle = 0 if meter is None else meter.idle
         margin = meter.margin(now.fast, mine) if meter is not None and limited else 0
         return RefusalFacts(
             provider=terms.provider,
@@ -266,8 +279,8 @@ class Books:
             priority=priority,
             requested=amount(requested, scale),
             limit=None if meter is None or meter.limit is None else amount(meter.limit, scale),
-            used=None if meter is None else amount(meter.likely() + meter.held, scale),
-            headroom=None if room is None else amount(max(0, room), scale),
+            used=None if meter is None else amount(meter.likely() + meter.reserved, scale),
+            headroom=None if room is None else amount(max(0, room + idle), scale),
             margin=amount(margin, scale),
             resets_at=self.period.ends_at if self.live and mine.resets else None,
             read_at=_utc(self.asked_wall),
@@ -280,7 +293,7 @@ class Books:
             meter, mine = self.meters[name], terms.meters.get(name)
             if mine is None or not meter.limit or not meter.read:
                 continue
-            used = meter.likely() + meter.held
+            used = meter.likely() + meter.reserved
             share = used / meter.limit
             passed = [at for at in mine.policy.warn_at if meter.warned < at <= share]
             if not passed:
@@ -380,6 +393,7 @@ _STATES: Mapping[str, Any] = {
     "period": _period,
     "contested": _contested,
     "ended": _period,
+    "leases": lambda leases: {who: told(lease) for who, lease in leases.items()},
     "slots": dict,
 }
 _BOOKS: Mapping[str, Any] = {
@@ -393,5 +407,6 @@ _BOOKS: Mapping[str, Any] = {
     "period": _read_period,
     "contested": _read_contested,
     "ended": _read_period,
+    "leases": lambda told: {who: Lease(*heard(lease)) for who, lease in told.items()},
     "slots": dict,
 }

@@ -178,12 +178,12 @@ def reserving(request: Request) -> Story:
         Refusal: the call does not go. Nothing is held for it.
     """
     slot: Slot | None = None
-    now, error, news = request.at, None, False
+    now, error, news, lent = request.at, None, False, False
     while True:
         waited = now - request.at
         left = request.max_wait - waited
         verdict = yield Post(request.entry(slot=slot, waited=waited, may_poll=not news))
-        before, slot, polled = slot, None, False
+        before, slot, polled, again = slot, None, False, lent
         match verdict:
             case Granted():
                 return verdict
@@ -210,7 +210,8 @@ def reserving(request: Request) -> Story:
                 return (yield from _refuse(request, verdict, error, now))
         if late:
             return (yield from _refuse(request, verdict, error, now))
-        same = slot is not None and slot == before
+        lent = isinstance(verdict, Later) and verdict.lent
+        same = (slot is not None and slot == before) or (again and lent)
         yield from _delayed(request, facts, delay, reason, again=same)
         undo = None if slot is None else _return(request, slot, facts.meter)
         woken = yield Sleep(delay, request.priority, undo, polled=polled)
@@ -269,7 +270,7 @@ def _refuse(request: Request, verdict: object, error: ProviderError | None, now:
     """Tell the refusal and raise it; in shadow mode let the call go all the same."""
     refusal = _refusal(request, verdict)
     if isinstance(verdict, Spent):
-        refusal.stays = verdict.until
+        refusal.stays = now + verdict.stays
     elif isinstance(verdict, Later) and not isinstance(verdict.slot, RateSlot):
         refusal.stays = now + min(1.0, verdict.delay - (request.max_wait - (now - request.at)))
     yield Tell(_refused(refusal, shadow=request.shadow))

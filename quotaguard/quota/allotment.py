@@ -34,6 +34,7 @@ class Tally(NamedTuple):
 
     at: the slow clock when the newest of *spent* was resolved; a report may come
     much later, and must not make an old charge look young for longer than it is.
+    idle: what is held and not in any call: the rest of a lane.
     """
 
     drawn: int = 0
@@ -41,6 +42,7 @@ class Tally(NamedTuple):
     spent: int = 0
     unknown: int = 0
     at: float = math.inf
+    idle: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,12 +69,14 @@ class Later(Verdict):
 
     slot: the caller was handed this place in the order of its priority (on a line the
     fast clock's time), which it gives back when it does not want it.
+    lent: other holders have what it needs in their allotments, and are asked for it.
     """
 
     facts: RefusalFacts
     delay: float
     reason: str
     slot: Slot | None = None
+    lent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +85,14 @@ class Spent(Verdict):
 
     heals: seconds until a poll may show more, because part of what counts as
         spent is not proven; None where it is.
-    until: the fast clock's time up to which the answer stays the same if nothing
-        else happens.
+    stays: seconds for which the answer stays the same if nothing else happens.
     turns: seconds until the period turns, None where that is not known.
     polled: the poll that may heal it is under way.
     """
 
     facts: RefusalFacts
     heals: float | None
-    until: float
+    stays: float
     turns: float | None = None
     polled: bool = False
 
