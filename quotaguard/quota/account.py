@@ -25,6 +25,7 @@ from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.rates import NO_RATES, RateTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
 from quotaguard.quota.theirs import theirs
+from quotaguard.quota.written import BOOKS, STATES
 
 __all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict", "queue_of"]
 
@@ -331,7 +332,7 @@ class Books:
         """Return the books as JSON can carry them, with their version."""
         state: dict[str, Any] = {"version": VERSION}
         for name in self.__slots__:
-            state[name] = _STATES.get(name, told)(getattr(self, name))
+            state[name] = STATES.get(name, told)(getattr(self, name))
         return state
 
     @classmethod
@@ -346,7 +347,7 @@ class Books:
             raise ValueError(msg)
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, _BOOKS.get(name, heard)(state[name]))
+            setattr(books, name, BOOKS.get(name, heard)(state[name]))
         return books
 
     def copy(self) -> Books:
@@ -364,49 +365,3 @@ def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None
 def queue_of(meter: str, priority: str) -> str:
     """Return the key in `Books.slots` of those who wait: each meter's line by itself."""
     return f"{priority} {meter}"
-
-
-def _period(value: Any) -> Any:  # noqa: ANN401 - a period, told as a list
-    return None if value is None else [value.start, value.end, value.skew]
-
-
-def _contested(value: Any) -> Any:  # noqa: ANN401 - a period and when it was told
-    return None if value is None else [_period(value[0]), value[1]]
-
-
-def _read_contested(value: Any) -> tuple[Period, float] | None:  # noqa: ANN401 - as above
-    return None if value is None else (Period(*value[0]), value[1])
-
-
-def _read_period(value: Any) -> Period | None:  # noqa: ANN401 - what _period told
-    return None if value is None else Period(*value)
-
-
-_STATES: Mapping[str, Any] = {
-    "meters": lambda meters: {name: meter.state() for name, meter in meters.items()},
-    "holders": lambda holders: {
-        who: {name: list(tally) for name, tally in tallies.items()}
-        for who, tallies in holders.items()
-    },
-    "polls": lambda polls: polls.state(),
-    "rates": lambda rates: rates.state(),
-    "period": _period,
-    "contested": _contested,
-    "ended": _period,
-    "leases": lambda leases: {who: told(lease) for who, lease in leases.items()},
-    "slots": dict,
-}
-_BOOKS: Mapping[str, Any] = {
-    "meters": lambda told: {name: MeterBooks.of(state) for name, state in told.items()},
-    "holders": lambda told: {
-        who: {name: Tally(*tally) for name, tally in tallies.items()}
-        for who, tallies in told.items()
-    },
-    "polls": Polls.of,
-    "rates": RateBooks.of,
-    "period": _read_period,
-    "contested": _read_contested,
-    "ended": _read_period,
-    "leases": lambda told: {who: Lease(*heard(lease)) for who, lease in told.items()},
-    "slots": dict,
-}

@@ -36,6 +36,7 @@ from quotaguard.quota.entries import (
     GiveBack,
     PollLost,
     Reserve,
+    Touch,
     delayed,
 )
 from quotaguard.quota.events import Event, Refused
@@ -51,6 +52,7 @@ from quotaguard.quota.verdicts import (
     Spent,
     TooLarge,
     Unknown,
+    Unreached,
     Verdict,
 )
 
@@ -67,6 +69,7 @@ __all__ = [
     "Sleep",
     "Story",
     "Tell",
+    "looking",
     "observing",
     "polling",
     "refreshing",
@@ -242,6 +245,8 @@ def _patience(request: Request, spent: Spent, left: float) -> float:
 def _poll_oneself(request: Request) -> Generator[Ask, object, ProviderError | None]:
     """Poll although somebody else does: two polls at once are harmless."""
     verdict = yield Post(AskToPoll(f"{request.name}'", anyway=True))
+    if isinstance(verdict, Unreached):
+        return None
     assert isinstance(verdict, Due)  # noqa: S101 - it was asked for anyway
     return (yield from polling(verdict.claim, here=True))
 
@@ -332,8 +337,25 @@ def _refused(refusal: Refusal, *, shadow: bool) -> Refused:
     )
 
 
+def looking() -> Generator[Ask, object, None]:
+    """Bring the books up to date, for one who wants to see them.
+
+    Raises:
+        LedgerUnavailable: they cannot be reached.
+    """
+    verdict = yield Post(Touch())
+    if isinstance(verdict, Unreached):
+        raise verdict.error
+
+
 def refreshing(name: str) -> Generator[Ask, object, ProviderError | None]:
-    """Poll now, because the user asks: good news is believed at once."""
+    """Poll now, because the user asks: good news is believed at once.
+
+    Raises:
+        LedgerUnavailable: nobody can enter what the poll would bring.
+    """
     verdict = yield Post(AskToPoll(name, anyway=True))
+    if isinstance(verdict, Unreached):
+        raise verdict.error
     assert isinstance(verdict, Due)  # noqa: S101 - it was asked for anyway
     return (yield from polling(verdict.claim, here=True, trusted=True))

@@ -72,6 +72,7 @@ class Purse:
         "end",
         "headroom",
         "opened",
+        "parked",
         "room",
         "spent",
         "taken",
@@ -85,6 +86,7 @@ class Purse:
         self.at = -math.inf
         self.room: Mapping[str, int] = NOTHING
         self.end = 0.0
+        self.parked: float | None = None
         self.headroom: int | None = None
 
 
@@ -111,7 +113,7 @@ class Allotment:
         Outcomes that stayed unknown until they can no longer be charged late are
         counted as spent here.
         """
-        self._lapse(now)
+        self.lapse(now)
         told = {}
         for meter, purse in self.purses.items():
             purse.cleared = purse.drawn - purse.opened
@@ -207,7 +209,8 @@ class Allotment:
             purse.cleared += count
             purse.spent += count
 
-    def _lapse(self, now: Moment) -> None:
+    def lapse(self, now: Moment) -> None:
+        """Count as spent what can no longer be charged late."""
         kept = []
         for until, cost in self.lapses:
             if now.slow < until:

@@ -38,6 +38,7 @@ __all__ = [
     "Pause",
     "PollLost",
     "Reserve",
+    "Rest",
     "Touch",
     "Unblocked",
     "delayed",
@@ -243,6 +244,11 @@ class Touch:
         """Nothing else: the report came with it."""
         events = books.crossed(books.meters, now, terms)
         return Posted(Done(), events=(*events, *ladder(books, now, terms)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rest(Touch):
+    """Do as `Touch`, of a holder that gives back what no call has taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quotaguard.errors import RefusalFacts
+from quotaguard.errors import LedgerUnavailable, RefusalFacts
 from quotaguard.quota.account import Verdict
 from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.polls import Claim
@@ -19,6 +19,7 @@ __all__ = [
     "Spent",
     "TooLarge",
     "Unknown",
+    "Unreached",
     "Verdict",
 ]
 
@@ -102,6 +103,13 @@ class TooLarge(Verdict):
     """The call could never fit, even in a fresh period."""
 
     facts: RefusalFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached(Verdict):
+    """Nothing was entered: the ledger cannot be reached."""
+
+    error: LedgerUnavailable
 
 
 @dataclass(frozen=True, slots=True)
