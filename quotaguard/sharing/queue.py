@@ -22,7 +22,7 @@ def open_lock(path: str, like: os.stat_result | None) -> int:
         file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(path, flags)
-    if os.name == "posix" and like is not None and like.st_mode & 0o060 == 0o060:
+    if sys.platform != "win32" and like is not None and like.st_mode & 0o060 == 0o060:
         os.fchown(file, -1, like.st_gid)
         os.fchmod(file, 0o660)
     return file
