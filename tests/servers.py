@@ -230,7 +230,7 @@ def cluster(folder: Path) -> Iterator[Server]:
     with serving(folder, options) as server, closing(server.client()) as client:
         client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         # It believes itself only after two seconds.
-        while b"cluster_state:ok" not in client.execute_command("CLUSTER INFO", NEVER_DECODE=True):
+        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
             threading.Event().wait(0.02)
         yield server
 

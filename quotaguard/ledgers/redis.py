@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -190,7 +191,7 @@ class RedisStore:
         # the first try had gone out.
         pool = self._client.connection_pool
         try:
-            wanted = ["EVALSHA"] if _wants_command(type(pool)) else []
+            wanted = ["EVALSHA"] if _wants_command(type(pool).get_connection) else []
             connection = pool.get_connection(*wanted)
         except self._errors as error:
             raise self._fault(error) from None
@@ -239,9 +240,9 @@ NOWHERE = (Moment(0, 0, 0), "")
 
 
 @functools.cache
-def _wants_command(pool: type) -> bool:
+def _wants_command(get_connection: Callable[..., object]) -> bool:
     """Whether connections are taken for a command: older clients ask, newer ones warn of it."""
-    wanted = inspect.signature(pool.get_connection).parameters.get("command_name")  # type: ignore[attr-defined]
+    wanted = inspect.signature(get_connection).parameters.get("command_name")
     return wanted is not None and wanted.default is wanted.empty
 
 

@@ -96,8 +96,11 @@ def code_of(error: Exception) -> str:
             return CODES[kind]
     if "ResponseError" not in kinds:
         return ""
+    text = str(error)
+    if "user executing the script can't" in text:  # how Redis 7.0 says it
+        return "NOPERM"
     # Redis 6 wraps what a script ran into.
-    return next((word for word in re.findall(r"[A-Z]+", str(error)) if word in FAULTS), "ERR")
+    return next((word for word in re.findall(r"[A-Z]+", text) if word in FAULTS), "ERR")
 
 
 def reason_of(error: BaseException) -> str:
