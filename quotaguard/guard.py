@@ -12,6 +12,7 @@ from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
+from quotaguard.opened import shared_ledger
 from quotaguard.opening import full_check, quick_check
 from quotaguard.quota.admission import looking, refreshing
 from quotaguard.quota.entries import Touch
@@ -63,7 +64,8 @@ class Guard:
     It never raises anything but a `Refusal` into a guarded call.
 
     ledger: where the books are kept: ``"memory://"`` (one for the process and
-        account), or a ledger object.
+        account), ``"sqlite:///var/lib/app/quota.db"`` (shared by the processes of a
+        host), ``"redis://host"``, ``rediss://``, ``valkey://`` (by hosts), or a ledger object.
     listeners: called with every `Event`; one that raises is dropped.
     background: polls are made by a daemon thread and not by the caller who finds
         one due.
@@ -374,9 +376,7 @@ def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:
     if not isinstance(ledger, str):
         return ledger
     if ledger != "memory://":
-        scheme = ledger.partition(":")[0]
-        msg = f"there is no ledger {scheme!r} in this version; use ledger='memory://'"
-        raise ConfigError(msg)
+        return shared_ledger(ledger, clock)
     if clock is _SYSTEM_CLOCK:
         return _HOME
     shared = _TESTED.get(id(clock))

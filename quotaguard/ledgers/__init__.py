@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from quotaguard.errors import Refusal, RefusalFacts
 from quotaguard.quota.account import Books, Entry, Posted, Terms
@@ -94,7 +94,7 @@ class Holder(Protocol):
     def hand_in(self, entry: Entry, waiter: Waiter | None = None) -> Ticket:
         """Let the ledger's thread post *entry*; *waiter* is woken when that is done."""
 
-    def drop(self, ticket: Ticket) -> None:
+    def drop(self, ticket: Any) -> None:  # noqa: ANN401 - what its own hand_in returned
         """Nobody waits for *ticket* any more. From anywhere; takes no lock."""
 
     def attend(self) -> None:

@@ -22,9 +22,11 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable
 from quotaguard.sharing.faults import PATIENCE, told_of
-from quotaguard.sharing.files import boot, check_file, create, place_of
+from quotaguard.sharing.files import boot, check_file, create, path_of, place_of
+from quotaguard.sharing.ledger import LEASE, SharedLedger
 from quotaguard.sharing.queue import leave, open_lock, stand
 from quotaguard.sharing.store import Seen
 
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quotaguard.clock import Clock
+    from quotaguard.quota.policy import Duration
     from quotaguard.sharing.store import Turn
 
-__all__ = ["SQLiteStore"]
+__all__ = ["SQLiteLedger", "SQLiteStore"]
 
 APPLICATION = int.from_bytes(b"qgrd", "big")
 """Marks a file as ours, in its header."""
@@ -329,3 +332,29 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_after_fork_in_parent,
         after_in_child=_after_fork_in_child,
     )
+
+
+class SQLiteLedger(SharedLedger):
+    """Books in a file of SQLite, for the processes of one host. Exact among all of them.
+
+    path: of the file, or a URL ``sqlite:///var/lib/app/quota.db``. It is created for this
+        user alone, in a directory that others may not write to; not on a network file system.
+    lease: seconds for which a process may spend from its allotment without being heard of.
+    durable: entries survive a loss of power, for a quarter of a millisecond each.
+
+    Raises:
+        ConfigError: no books can be kept at that path, or not safely.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        lease: Duration = LEASE,
+        durable: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        if isinstance(path, str) and path.startswith("sqlite:"):
+            path = path_of(path)
+        super().__init__(SQLiteStore(path, clock=clock, durable=durable), lease=lease, clock=clock)

@@ -11,20 +11,18 @@ import itertools
 import math
 import threading
 from collections import deque
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING
 
 from quotaguard.errors import LedgerUnavailable
 from quotaguard.quota.account import Posted
-from quotaguard.quota.entries import Abandon, Check, Draw, GiveBack, Reserve, Rest, Touch
-from quotaguard.quota.leases import distrust, tend
+from quotaguard.quota.entries import Check, Reserve, Rest, Touch
 from quotaguard.quota.readings import Moment
 from quotaguard.quota.snapshot import keep_allotments, restore
-from quotaguard.quota.verdicts import Due, Granted, Later, Verdict
-from quotaguard.sharing.holder import Report, SharedHolder
-from quotaguard.sharing.record import Anchor, Record, Unreadable
-from quotaguard.sharing.store import Draft, Seen
+from quotaguard.quota.verdicts import Granted
+from quotaguard.sharing.exchange import Effect, Exchange, Ticket, undoing
+from quotaguard.sharing.holder import SharedHolder
+from quotaguard.sharing.record import Anchor, Record
+from quotaguard.sharing.store import Seen
 from quotaguard.waiting import Line
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from quotaguard.quota.account import Books, Entry, Terms
     from quotaguard.sharing.ledger import SharedLedger
 
-__all__ = ["SharedAccount", "Ticket"]
+__all__ = ["SharedAccount"]
 
 QUIET = (Reserve, Check, Touch)
 """Entries that nobody waits for: they never give anybody more."""
@@ -46,65 +44,6 @@ LOOKS = 1.0 / 120.0
 
 DOWN_FOR = 0.5
 """Seconds for which a store that failed is not asked again: its timeouts must not add up."""
-
-
-class Ticket:
-    """An entry on its way to the store, and what came of it."""
-
-    __slots__ = ("done", "entry", "error", "heard", "holder", "posted", "waiter")
-
-    def __init__(
-        self, holder: SharedHolder, entry: Entry, waiter: Waiter | None, *, heard: bool = True
-    ) -> None:
-        """*heard*: somebody wants to know what came of it."""
-        self.holder, self.entry, self.waiter, self.heard = holder, entry, waiter, heard
-        self.posted: Posted | None = None
-        self.error: LedgerUnavailable | None = None
-        self.done = False
-
-    @property
-    def keeps(self) -> bool:
-        """Whether it leaves the holder's lanes as they are: nothing is decided that needs them."""
-        return self.entry.__class__ is Touch
-
-    def end(self, error: LedgerUnavailable | None = None) -> None:
-        """Tell whoever waits that it is over."""
-        self.error = error
-        self.done = True
-        if self.waiter is not None:
-            self.waiter.wake()
-
-    def result(self) -> Posted:
-        """Return what the books answered.
-
-        Raises:
-            LedgerUnavailable: they could not be reached, read or written.
-        """
-        if self.error is not None:
-            raise self.error
-        assert self.posted is not None  # noqa: S101 - whoever is done has one of both
-        return self.posted
-
-
-class _Done(NamedTuple):
-    """What one draft of the record does, to be made true here once it is written."""
-
-    record: Record
-    text: str
-    now: Moment
-    reports: dict[SharedHolder, Report]
-    posted: list[Posted]
-    lanes: dict[SharedHolder, Posted]
-    ahead: float
-
-
-class _Drafts:
-    """The drafts of one exchange by version, and the texts that it was shown."""
-
-    def __init__(self, tickets: list[Ticket], version: str, text: str, *, clean: bool) -> None:
-        self.tickets, self.clean = tickets, clean
-        self.texts = {version: text}
-        self.done: dict[str, _Done] = {}
 
 
 class SharedAccount:
@@ -126,8 +65,8 @@ class SharedAccount:
         self.polling_loops: list[int] = []
         self.tickets: deque[Ticket] = deque()
         self.lost: deque[Ticket] = deque()
-        self.version, self._text = "", ""
-        self._clean = True
+        self.version, self.text = "", ""
+        self.clean = True
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
         self._down: tuple[float, LedgerUnavailable] | None = None
@@ -231,10 +170,9 @@ class SharedAccount:
         own = [ticket.holder for ticket in tickets]
         others = [holder for holder in self.holders if holder.holds and holder not in own]
         tickets = [*tickets, *(Ticket(holder, Touch(), None, heard=False) for holder in others)]
-        drafts = _Drafts(tickets, self.version, self._text, clean=self._clean)
-        turn = partial(self._turn, drafts)
+        exchange = Exchange(self, self._ledger, tickets, self._anchor)
         try:
-            version = self._ledger.store.exchange(self.account, self.version, turn)
+            version = self._ledger.exchange(self.account, self.version, exchange.turn)
         except LedgerUnavailable as error:
             self._failed(unsure=error.unsure)
             self._down = sent + DOWN_FOR, error
@@ -243,113 +181,19 @@ class SharedAccount:
             self._failed(unsure=True)
             raise
         self._down = None
-        self._written(version, drafts.done[version], tickets, sent)
+        self._written(version, exchange.effects[version], tickets, sent)
 
     def _failed(self, *, unsure: bool) -> None:
         """Go on with what is in hand; without what was on its way back, if that may be there."""
         with self.lock:
-            self._clean = False
+            self.clean = False
             for holder in self.holders:
                 if unsure:
                     holder.forfeit()
                 else:
                     holder.kept()
 
-    def _turn(self, drafts: _Drafts, seen: Seen) -> Draft:
-        """Make of the record what the tickets ask for. It may be called again."""
-        record = self._read(drafts, seen)
-        local = self.clock.now()
-        if self._ledger.store.remote and self._anchor is not None:
-            record.corrected(seen, self._anchor, local.fast)
-        now = record.now(seen)
-        with self.lock:
-            reports, posted, lanes = self._apply(drafts.tickets, record, now, local)
-        text, version = record.text(), self._ledger.version()
-        ahead = now.fast - local.fast
-        drafts.done[version] = _Done(record, text, now, reports, posted, lanes, ahead)
-        return Draft(version, text)
-
-    def _read(self, drafts: _Drafts, seen: Seen) -> Record:
-        """Return the record that the store has, and heed what became of the store.
-
-        Raises:
-            LedgerUnavailable: nobody can read it.
-        """
-        store = self._ledger.store
-        try:
-            if seen.text is not None:
-                record = Record.read(seen.text)
-            elif not seen.version:
-                record = Record.new(seen)
-            elif drafts.clean and seen.version == self.version:
-                record = self.record
-            else:
-                record = Record.read(drafts.texts[seen.version])
-        except Unreadable as error:
-            msg = (
-                f"the books of an account in {store.name} cannot be read: {error}. "
-                "Use the version that wrote them, or remove the record: "
-                "the next poll opens new books"
-            )
-            raise LedgerUnavailable(msg, store=store.name) from None
-        # From here on it is changed, and only the text says what it was.
-        drafts.clean = self._clean = False
-        if seen.text is not None:
-            drafts.texts[seen.version] = seen.text
-        self._heed(record, seen)
-        return record
-
-    def _heed(self, record: Record, seen: Seen) -> None:
-        """Heed that the store's clock began anew, or that it may have lost writes."""
-        mine = [holder for holder in self.holders if holder.told]
-        lost = self._ledger.store.remote and bool(mine) and not seen.version
-        if record.era != seen.era and record.era and seen.era:
-            if self._ledger.store.remote:
-                lost = True
-            else:
-                record.begun_anew(seen)
-        record.era = seen.era or record.era
-        if lost:
-            terms = self.holders[0].terms
-            distrust(record.books, record.now(seen), terms, self._ledger.lease)
-
-    def _apply(
-        self, tickets: list[Ticket], record: Record, now: Moment, local: Moment
-    ) -> tuple[dict[SharedHolder, Report], list[Posted], dict[SharedHolder, Posted]]:
-        """Enter the reports and the entries in the books (under the lock)."""
-        books, ahead = record.books, now.slow - local.slow
-        reports, wanted = {}, {}
-        for holder in {ticket.holder: None for ticket in tickets}:
-            mine = [ticket for ticket in tickets if ticket.holder is holder]
-            giving = now.fast < books.recalled or not all(ticket.keeps for ticket in mine)
-            holder.forget(local)
-            self._present(holder, record, local)
-            if giving and not all(isinstance(ticket.entry, Rest) for ticket in mine):
-                wanted[holder] = holder.wanted(_asked(mine), local.fast)
-            reports[holder] = holder.report(books, local, giving=giving, ahead=ahead)
-            tend(books, holder.name, now, holder.terms, self._ledger.lease)
-            books.absorb(holder.name, reports[holder].tallies, now, holder.terms)
-        posted = []
-        for ticket in tickets:
-            entry = ticket.entry
-            if isinstance(entry, Reserve | Check):
-                entry = replace(entry, lanes=None)
-            holder = ticket.holder
-            posted.append(books.post(holder.name, {}, entry, now, holder.terms))
-        lanes = {
-            holder: books.post(holder.name, {}, Draw(names), now, holder.terms)
-            for holder, names in wanted.items()
-        }
-        return reports, posted, lanes
-
-    def _present(self, holder: SharedHolder, record: Record, local: Moment) -> None:
-        """See whether the books still know *holder*; under another name, if they gave it up."""
-        if not holder.told or holder.name in record.books.holders:
-            return
-        if local.fast >= holder.lease_until:
-            holder.lapsed(self.new_name())
-
-    def _written(self, version: str, done: _Done, tickets: list[Ticket], sent: float) -> None:
+    def _written(self, version: str, done: Effect, tickets: list[Ticket], sent: float) -> None:
         """Make true here what is in the books now."""
         with self.lock:
             kept = keep_allotments(holder.allotment for holder in done.reports)
@@ -362,15 +206,15 @@ class SharedAccount:
                     ticket.posted = None
                     ticket.holder.unowned.pop(getattr(ticket.entry, "name", ""), None)
                 raise
-            self.record, self._text, self.version = done.record, done.text, version
-            self._clean = True
+            self.record, self.text, self.version = done.record, done.text, version
+            self.clean = True
         for ticket in tickets:
             ticket.end()
         if any(not isinstance(ticket.entry, QUIET) for ticket in tickets):
             self.queue.changes += 1
             self.queue.wake()
 
-    def _take_up(self, done: _Done, tickets: list[Ticket], sent: float) -> None:
+    def _take_up(self, done: Effect, tickets: list[Ticket], sent: float) -> None:
         """Take over what was granted (under the lock)."""
         local, books = self.clock.fast(), done.record.books
         for holder, report in done.reports.items():
@@ -472,37 +316,16 @@ class SharedAccount:
         """See whether others have changed the books, for those who wait here."""
         shown: list[Seen] = []
         with self.turn:
-            drafts = _Drafts([], self.version, self._text, clean=self._clean)
+            exchange = Exchange(self, self._ledger, [], self._anchor)
             try:
-                version = self._ledger.store.exchange(self.account, self.version, shown.append)
+                version = self._ledger.exchange(self.account, self.version, shown.append)
                 if shown[-1].text is None:
                     return
                 with self.lock:
-                    self.record = self._read(drafts, shown[-1])
-                    self.version, self._text = version, shown[-1].text
-                    self._clean = True
+                    self.record = exchange.read(shown[-1])
+                    self.version, self.text = version, shown[-1].text
+                    self.clean = True
             except LedgerUnavailable:
                 return
         self.queue.changes += 1
         self.queue.wake()
-
-
-def _asked(tickets: list[Ticket]) -> dict[str, int]:
-    """Return the units that calls ask for now, by meter."""
-    asked: dict[str, int] = {}
-    for ticket in tickets:
-        if isinstance(ticket.entry, Reserve | Check):
-            for name, count in ticket.entry.cost.items():
-                asked[name] = asked.get(name, 0) + count
-    return asked
-
-
-def undoing(entry: Entry, verdict: Verdict) -> Entry | None:
-    """Return what takes back a verdict that nobody heard."""
-    if isinstance(verdict, Due):
-        return Abandon(verdict.claim)
-    if isinstance(verdict, Later) and verdict.slot is not None:
-        reserve = cast("Reserve", entry)
-        meter = verdict.facts.meter
-        return GiveBack(reserve.priority, verdict.slot, {meter: reserve.cost.get(meter, 0)})
-    return None

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from quotaguard.quota.allotment import Lane, Purse
     from quotaguard.quota.events import Event
     from quotaguard.quota.readings import Moment
-    from quotaguard.sharing.account import SharedAccount, Ticket
+    from quotaguard.sharing.account import SharedAccount
+    from quotaguard.sharing.exchange import Ticket
 
 __all__ = ["Report", "SharedHolder"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quotaguard.quota.account import Terms
     from quotaguard.quota.policy import Duration
     from quotaguard.sharing.holder import SharedHolder
-    from quotaguard.sharing.store import Store
+    from quotaguard.sharing.store import Store, Turn
 
 __all__ = ["LEASE", "SharedLedger"]
 
@@ -46,7 +46,7 @@ class SharedLedger:
         self.lease = seconds(lease, "lease")
         if not self.lease > 0:
             raise ConfigError("lease= is a time above 0 s: without one nothing can be held")
-        self._lock = threading.Lock()
+        self._lock, self._exchanging = threading.Lock(), threading.Lock()
         self._accounts: dict[str, SharedAccount] = {}
         self._begin()
         _LEDGERS.add(self)
@@ -83,6 +83,15 @@ class SharedLedger:
         """Return the name of a holder of this process: nobody else has or had it."""
         return f"{self._prefix}.{number}"
 
+    def exchange(self, account: str, known: str, turn: Turn) -> str:
+        """Exchange with the store, one account at a time.
+
+        Raises:
+            LedgerUnavailable: see `Store.exchange`.
+        """
+        with self._exchanging:
+            return self.store.exchange(account, known, turn)
+
     def version(self) -> str:
         """Return the name of a text: no two have the same, whatever a store forgets."""
         return os.urandom(9).hex()
@@ -106,9 +115,11 @@ class SharedLedger:
         for account in self._accounts.values():
             account.turn.acquire()
             account.lock.acquire()
+        self._exchanging.acquire()
 
     def after_fork_in_parent(self) -> None:
         """Release them."""
+        self._exchanging.release()
         for account in self._accounts.values():
             account.lock.release()
             account.turn.release()
@@ -116,7 +127,7 @@ class SharedLedger:
 
     def after_fork_in_child(self) -> None:
         """Go on as another holder, over a connection of its own."""
-        self._lock = threading.Lock()
+        self._lock, self._exchanging = threading.Lock(), threading.Lock()
         self.store.forked()
         self._begin()
         for account in self._accounts.values():
