@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 from quotaguard.errors import RefusalFacts
@@ -20,7 +21,6 @@ from quotaguard.quota.leases import Lease
 from quotaguard.quota.lines import line, share_left
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.pacing import RateBooks
-from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.rates import NO_RATES, RateTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
@@ -329,10 +329,14 @@ class Books:
     # -- as JSON ----------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the books as JSON can carry them, with their version."""
-        state: dict[str, Any] = {"version": VERSION}
-        for name in self.__slots__:
-            state[name] = STATES.get(name, told)(getattr(self, name))
+        """Return the books as JSON can carry them, with their version.
+
+        Infinity is there by Python's own word for it, which only Python need read.
+        """
+        state = dict(zip(Books.__slots__, _values(self), strict=True))
+        for name, tell in STATES.items():
+            state[name] = tell(state[name])
+        state["version"] = VERSION
         return state
 
     @classmethod
@@ -347,7 +351,8 @@ class Books:
             raise ValueError(msg)
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, BOOKS.get(name, heard)(state[name]))
+            read = BOOKS.get(name)
+            setattr(books, name, state[name] if read is None else read(state[name]))
         return books
 
     def copy(self) -> Books:
@@ -356,6 +361,7 @@ class Books:
 
 
 _NONE = Tally(at=0.0)
+_values = attrgetter(*Books.__slots__)
 
 
 def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None

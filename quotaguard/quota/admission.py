@@ -181,12 +181,13 @@ def reserving(request: Request) -> Story:
         Refusal: the call does not go. Nothing is held for it.
     """
     slot: Slot | None = None
-    now, error, news, lent = request.at, None, False, False
+    last: Verdict | None = None
+    now, error, news = request.at, None, False
     while True:
         waited = now - request.at
         left = request.max_wait - waited
         verdict = yield Post(request.entry(slot=slot, waited=waited, may_poll=not news))
-        before, slot, polled, again = slot, None, False, lent
+        before, slot, polled = slot, None, False
         match verdict:
             case Granted():
                 return verdict
@@ -213,9 +214,7 @@ def reserving(request: Request) -> Story:
                 return (yield from _refuse(request, verdict, error, now))
         if late:
             return (yield from _refuse(request, verdict, error, now))
-        lent = isinstance(verdict, Later) and verdict.lent
-        same = (slot is not None and slot == before) or (again and lent)
-        yield from _delayed(request, facts, delay, reason, again=same)
+        yield from _delayed(request, facts, delay, reason, again=_again(last, verdict))
         undo = None if slot is None else _return(request, slot, facts.meter)
         woken = yield Sleep(delay, request.priority, undo, polled=polled)
         if woken is None:
@@ -224,7 +223,14 @@ def reserving(request: Request) -> Story:
             assert isinstance(woken, float)  # noqa: S101 - the driver's contract
             # Woken early there is news in the books: those behind must not wait for a poll.
             news = woken < now + delay
-            now = woken
+            now, last = woken, verdict
+
+
+def _again(last: Verdict | None, verdict: Verdict) -> bool:
+    """Whether a caller only looked if its place has come, or if others have given back."""
+    if not isinstance(last, Later) or not isinstance(verdict, Later):
+        return False
+    return (verdict.slot is not None and verdict.slot == last.slot) or (last.lent and verdict.lent)
 
 
 def _return(request: Request, slot: Slot, meter: str) -> GiveBack:

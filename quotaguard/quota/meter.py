@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
-from quotaguard.quota.plain import heard, told
 from quotaguard.quota.readings import Moment, Usage
 from quotaguard.quota.terms import MeterTerms
 
@@ -380,15 +380,20 @@ class MeterBooks:
     # -- as JSON ----------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the numbers as JSON can carry them."""
-        return {name: told(getattr(self, name)) for name in self.__slots__}
+        """Return the numbers as JSON can carry them, with Python's word for infinity."""
+        state = dict(zip(MeterBooks.__slots__, _numbers(self), strict=True))
+        state["samples"], state["polls"] = self.samples[:], self.polls[:]
+        return state
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> MeterBooks:
         """Return the books that `state` told."""
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, heard(state[name]))
+            setattr(books, name, state[name])
         books.samples = [(at, spent) for at, spent in books.samples]
         books.polls = [(at, low, unseen) for at, low, unseen in books.polls]
         return books
+
+
+_numbers = attrgetter(*MeterBooks.__slots__)

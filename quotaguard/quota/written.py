@@ -9,7 +9,6 @@ from quotaguard.quota.allotment import Tally
 from quotaguard.quota.leases import Lease
 from quotaguard.quota.meter import MeterBooks
 from quotaguard.quota.pacing import RateBooks
-from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls
 from quotaguard.quota.readings import Period
 
@@ -34,17 +33,15 @@ def _read_period(value: Any) -> Period | None:  # noqa: ANN401 - what _period to
 
 STATES: Mapping[str, Any] = {
     "meters": lambda meters: {name: meter.state() for name, meter in meters.items()},
-    "holders": lambda holders: {
-        who: {name: list(tally) for name, tally in tallies.items()}
-        for who, tallies in holders.items()
-    },
+    "holders": lambda holders: {who: dict(tallies) for who, tallies in holders.items()},
     "polls": lambda polls: polls.state(),
     "rates": lambda rates: rates.state(),
     "period": _period,
     "contested": _contested,
     "ended": _period,
-    "leases": lambda leases: {who: told(lease) for who, lease in leases.items()},
+    "leases": dict,
     "slots": dict,
+    "ahead": list,
 }
 BOOKS: Mapping[str, Any] = {
     "meters": lambda told: {name: MeterBooks.of(state) for name, state in told.items()},
@@ -57,6 +54,7 @@ BOOKS: Mapping[str, Any] = {
     "period": _read_period,
     "contested": _read_contested,
     "ended": _read_period,
-    "leases": lambda told: {who: Lease(*heard(lease)) for who, lease in told.items()},
+    "ahead": list,
+    "leases": lambda told: {who: Lease(*lease) for who, lease in told.items()},
     "slots": dict,
 }
