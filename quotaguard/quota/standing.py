@@ -143,16 +143,16 @@ def _row(books: Books, name: str, now: Moment, terms: Terms) -> Row:
     meter, mine = books.meters[name], terms.meters[name]
     scale = mine.meter.scale
     room = books.room(name, now, terms) if meter.read else 0
-    if meter.blocked:
-        room = 0
+    if room is not None:
+        # What lies idle in allotments is recalled from there for whoever needs it.
+        room = 0 if meter.blocked else max(0, room + meter.idle)
     priority = "normal" if "normal" in mine.policy.slack else next(iter(mine.policy.slack))
-    held = meter.held
     return Row(
         meter=name,
         used=amount(meter.likely(), scale),
         limit=None if meter.limit is None else amount(meter.limit, scale),
-        reserved=amount(held, scale),
-        headroom=None if room is None else amount(max(0, room), scale),
+        reserved=amount(meter.reserved, scale),
+        headroom=None if room is None else amount(room, scale),
         margin=amount(meter.margin(now.fast, mine) if meter.limit is not None else 0, scale),
         period=books.period if mine.resets else UNKNOWN_PERIOD,
         delay=decision(judge(books, {name: scale}, priority, now, terms)).delay,
