@@ -208,6 +208,8 @@ class SharedAccount:
                 raise
             self.record, self.text, self.version = done.record, done.text, version
             self.clean = True
+        for text in self._ledger.warnings():
+            tickets[0].holder.degraded(text)
         for ticket in tickets:
             ticket.end()
         if any(not isinstance(ticket.entry, QUIET) for ticket in tickets):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from quotaguard.quota.allotment import Allotment, Tally
 from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause
+from quotaguard.quota.events import Degraded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,6 +139,12 @@ class SharedHolder:
         self.unowned[name] = cost
         for meter, count in cost.items():
             self.lent[meter] = self.lent.get(meter, 0) + count
+
+    def degraded(self, reason: str) -> None:
+        """Tell what is wrong with the store, to whoever posts next."""
+        provider, account = self.terms.provider, self.terms.account
+        told = Degraded(provider=provider, account=account, state="ledger", reason=reason)
+        self.news.append(told)
 
     def _halt(self) -> None:
         """Let the next call ask the books, which know more than the lanes by then."""

@@ -92,6 +92,11 @@ class SharedLedger:
         with self._exchanging:
             return self.store.exchange(account, known, turn)
 
+    def warnings(self) -> list[str]:
+        """Return what whoever runs the store should know, each once."""
+        told: list[str] = getattr(self.store, "warnings", [])
+        return [told.pop(0) for _ in range(len(told))]
+
     def version(self) -> str:
         """Return the name of a text: no two have the same, whatever a store forgets."""
         return os.urandom(9).hex()

@@ -30,6 +30,9 @@ DRIFT = 0.001
 """What two good clocks may differ in a second, twice what NTP may slew."""
 
 
+_write = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 class Unreadable(ValueError):
     """The text is not what this version writes."""
 
@@ -93,7 +96,7 @@ class Record:
             "clock": (self.slow, self.fast, *self.last, self.wall),
             "books": self.books.state(),
         }
-        return json.dumps(told, separators=(",", ":"))
+        return _write(told)
 
     # -- time -------------------------------------------------------------------
 
