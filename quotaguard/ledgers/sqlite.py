@@ -146,6 +146,10 @@ class SQLiteStore:
         with self._mutex:
             self._drop()
 
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it was never built
+            self._drop()
+
     def __repr__(self) -> str:
         return f"<SQLiteStore: {self.path}>"
 
@@ -174,7 +178,7 @@ class SQLiteStore:
         """Whether the file that is open is still the one at the path."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - a third of the time of Path.stat()
-        except FileNotFoundError:
+        except OSError:
             return False
         return (found.st_dev, found.st_ino) == self._file
 
@@ -183,6 +187,9 @@ class SQLiteStore:
         found = check_file(self.path)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "the file was deleted as it was created")
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            # SQLite would leave a log behind that nobody may write either.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._file, self._owner = (found.st_dev, found.st_ino), os.getpid()
         if self._file in _INHERITED:
             raise LedgerUnavailable(
@@ -246,7 +253,8 @@ class SQLiteStore:
                 else:
                     _REPLACED.append(connection)
         if lock >= 0:
-            os.close(lock)
+            with contextlib.suppress(OSError):
+                os.close(lock)
 
 
 def migrate(cursor: sqlite3.Cursor, steps: Sequence[str] = MIGRATIONS) -> None:
