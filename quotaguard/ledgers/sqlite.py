@@ -28,6 +28,9 @@ from quotaguard.sharing.files import boot, check_file, create, place_of
 from quotaguard.sharing.queue import leave, open_lock, stand
 from quotaguard.sharing.store import Seen
 
+if sys.version_info < (3, 12):
+    import ctypes
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -110,25 +113,12 @@ class SQLiteStore:
                 cursor.execute("COMMIT")
                 leave(self._lock)
             except BaseException as error:  # noqa: BLE001 - raised again there
-                # Still in it, the transaction is rolled back now; else SQLite has ended it.
-                self._fail(error, unsure=commits and not cursor.connection.in_transaction)
+                # Still in it, the transaction is rolled back now; else SQLite has ended it, and
+                # only a disk that is full surely broke off before the end of what it wrote.
+                full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+                over = not cursor.connection.in_transaction
+                self._fail(error, unsure=commits and over and not full)
             return draft.version
-
-    def look(self, account: str, known: str) -> Seen:
-        """Return the record as it is, without standing in line.
-
-        Raises:
-            LedgerUnavailable: it cannot be read.
-        """
-        with self._mutex:
-            try:
-                cursor = self._cursor
-                if cursor is None or not self._same():
-                    cursor = self._begin()
-                    leave(self._lock)
-                return self._seen(cursor, account, known)
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                self._fail(error)
 
     def forked(self) -> None:
         """Begin anew in a child; the parent's connection is left as it is, not closed."""
@@ -247,11 +237,10 @@ class SQLiteStore:
             connection = cursor.connection
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
-            with contextlib.suppress(sqlite3.Error, OSError):
-                if self._same() or _harmless(connection):
-                    connection.close()
-                else:
-                    _REPLACED.append(connection)
+            with contextlib.suppress(sqlite3.Error):
+                if not self._same():
+                    _disown(connection)
+                connection.close()
         if lock >= 0:
             with contextlib.suppress(OSError):
                 os.close(lock)
@@ -287,12 +276,14 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
     )
 
 
-def _harmless(connection: sqlite3.Connection) -> bool:
-    """Whether closing it leaves the log alone, which by its name is another file's now."""
-    if sys.version_info < (3, 12):
-        return False
-    connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003
-    return True
+def _disown(connection: sqlite3.Connection) -> None:
+    """Take care that closing *connection* leaves the log alone, which by name is another's now."""
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003
+    else:
+        # There it must never be closed, not even as the process ends.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        raise sqlite3.ProgrammingError("not to be closed")
 
 
 # -- forks ------------------------------------------------------------------------
@@ -300,9 +291,6 @@ def _harmless(connection: sqlite3.Connection) -> bool:
 _STORES: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 _INHERITED: dict[tuple[int, int], list[sqlite3.Cursor]] = {}
 """Connections of a parent, by their file: never closed here, and the file never opened."""
-_REPLACED: list[sqlite3.Connection] = []
-"""Connections to files that are no longer at their path; to close them would delete the log
-of their successors. (Python 3.12 can close them without that.)"""
 _fork = threading.Lock()
 _HELD: list[SQLiteStore] = []
 
