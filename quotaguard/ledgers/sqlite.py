@@ -13,10 +13,10 @@ to a log that others delete. Therefore all are closed before a fork.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import sqlite3
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -27,9 +27,6 @@ from quotaguard.sharing.faults import PATIENCE, told_of
 from quotaguard.sharing.files import boot, check_file, create, place_of
 from quotaguard.sharing.queue import leave, open_lock, stand
 from quotaguard.sharing.store import Seen
-
-if sys.version_info < (3, 12):
-    import ctypes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +126,8 @@ class SQLiteStore:
         if lock >= 0:
             os.close(lock)  # not unlocked by this; kept, it would outlive a parent that is killed
         if cursor is not None:
-            _INHERITED.setdefault(self._file, []).append(cursor)
+            _INHERITED.add(self._file)
+            _never_close(cursor)
 
     def close(self) -> None:
         """Let go of the file; the next exchange opens it again."""
@@ -237,10 +235,11 @@ class SQLiteStore:
             connection = cursor.connection
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
-            with contextlib.suppress(sqlite3.Error):
-                if not self._same():
-                    _disown(connection)
-                connection.close()
+            if self._same():
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+            else:
+                _never_close(connection)
         if lock >= 0:
             with contextlib.suppress(OSError):
                 os.close(lock)
@@ -276,21 +275,23 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
     )
 
 
-def _disown(connection: sqlite3.Connection) -> None:
-    """Take care that closing *connection* leaves the log alone, which by name is another's now."""
-    if sys.version_info >= (3, 12):
-        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003
-    else:
-        # There it must never be closed, not even as the process ends.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-        raise sqlite3.ProgrammingError("not to be closed")
+def _never_close(left: sqlite3.Connection | sqlite3.Cursor) -> None:
+    """Keep what is *left* open for good, even as the process ends.
+
+    By its name the log that SQLite deletes when it closes the last connection is another
+    file's by now, or it is the parent's.
+    """
+    _LEFT.append(left)
+    with contextlib.suppress(AttributeError):  # CPython's own
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
 
 
 # -- forks ------------------------------------------------------------------------
 
 _STORES: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
-_INHERITED: dict[tuple[int, int], list[sqlite3.Cursor]] = {}
-"""Connections of a parent, by their file: never closed here, and the file never opened."""
+_INHERITED: set[tuple[int, int]] = set()
+"""Files to which this process has a parent's connection: not to be opened here."""
+_LEFT: list[sqlite3.Connection | sqlite3.Cursor] = []
 _fork = threading.Lock()
 _HELD: list[SQLiteStore] = []
 
