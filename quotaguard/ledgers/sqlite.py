@@ -12,6 +12,7 @@ to a log that others delete. Therefore all are closed before a fork.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import errno
@@ -135,7 +136,7 @@ class SQLiteStore:
             self._drop()
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it was never built
+        if hasattr(self, "_owner"):  # else it was never built
             self._drop()
 
     def __repr__(self) -> str:
@@ -276,11 +277,7 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
 
 
 def _never_close(left: sqlite3.Connection | sqlite3.Cursor) -> None:
-    """Keep what is *left* open for good, even as the process ends.
-
-    By its name the log that SQLite deletes when it closes the last connection is another
-    file's by now, or it is the parent's.
-    """
+    """Keep *left* open for good: the log that SQLite deletes when it closes is another's."""
     _LEFT.append(left)
     with contextlib.suppress(AttributeError):  # CPython's own
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
@@ -318,6 +315,15 @@ def _after_fork_in_child() -> None:
     _fork = threading.Lock()
     for store in list(_STORES):
         store.forked()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Later than this, what closing needs may be gone.
+    for store in list(_STORES):
+        if store._mutex.acquire(timeout=1):  # noqa: SLF001 - this module's own
+            store._drop()  # noqa: SLF001 - this module's own
+            store._mutex.release()  # noqa: SLF001 - this module's own
 
 
 if hasattr(os, "register_at_fork"):
