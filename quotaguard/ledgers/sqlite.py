@@ -174,10 +174,8 @@ class SQLiteStore:
     def _connect(self) -> sqlite3.Cursor:
         create(self.path)
         found = check_file(self.path)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "the file was deleted as it was created")
-        if not os.access(self.path, os.R_OK | os.W_OK):
-            # SQLite would leave a log behind that nobody may write either.
+        # SQLite would leave a log behind that nobody may write either.
+        if found is None or not os.access(self.path, os.R_OK | os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._file, self._owner = (found.st_dev, found.st_ino), os.getpid()
         if self._file in _INHERITED:
@@ -206,10 +204,7 @@ class SQLiteStore:
         if application != APPLICATION and (application or tables):
             wrong = "is another application's file, and left as it is: name another one"
         elif version > len(MIGRATIONS):
-            wrong = (
-                f"was written by a newer quotaguard (layout {version}, this one knows "
-                f"{len(MIGRATIONS)}): upgrade quotaguard here"
-            )
+            wrong = f"was written by a newer quotaguard (layout {version}): upgrade quotaguard here"
         if wrong:
             raise LedgerUnavailable(f"{self.name} {wrong}", store=self.name)
 
