@@ -12,11 +12,12 @@ to a log that others delete. Therefore all are closed before a fork.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import errno
 import os
 import sqlite3
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -113,25 +114,12 @@ class SQLiteStore:
                 cursor.execute("COMMIT")
                 leave(self._lock)
             except BaseException as error:  # noqa: BLE001 - raised again there
-                # Still in it, the transaction is rolled back now; else SQLite has ended it.
-                self._fail(error, unsure=commits and not cursor.connection.in_transaction)
+                # Still in it, the transaction is rolled back now; else SQLite has ended it, and
+                # only a disk that is full surely broke off before the end of what it wrote.
+                full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+                over = not cursor.connection.in_transaction
+                self._fail(error, unsure=commits and over and not full)
             return draft.version
-
-    def look(self, account: str, known: str) -> Seen:
-        """Return the record as it is, without standing in line.
-
-        Raises:
-            LedgerUnavailable: it cannot be read.
-        """
-        with self._mutex:
-            try:
-                cursor = self._cursor
-                if cursor is None or not self._same():
-                    cursor = self._begin()
-                    leave(self._lock)
-                return self._seen(cursor, account, known)
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                self._fail(error)
 
     def forked(self) -> None:
         """Begin anew in a child; the parent's connection is left as it is, not closed."""
@@ -142,11 +130,16 @@ class SQLiteStore:
         if lock >= 0:
             os.close(lock)  # not unlocked by this; kept, it would outlive a parent that is killed
         if cursor is not None:
-            _INHERITED.setdefault(self._file, []).append(cursor)
+            _INHERITED.add(self._file)
+            _never_close(cursor)
 
     def close(self) -> None:
         """Let go of the file; the next exchange opens it again."""
         with self._mutex:
+            self._drop()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_owner"):  # else it was never built
             self._drop()
 
     def __repr__(self) -> str:
@@ -177,15 +170,16 @@ class SQLiteStore:
         """Whether the file that is open is still the one at the path."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - a third of the time of Path.stat()
-        except FileNotFoundError:
+        except OSError:
             return False
         return (found.st_dev, found.st_ino) == self._file
 
     def _connect(self) -> sqlite3.Cursor:
         create(self.path)
         found = check_file(self.path)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "the file was deleted as it was created")
+        # SQLite would leave a log behind that nobody may write either.
+        if found is None or not os.access(self.path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._file, self._owner = (found.st_dev, found.st_ino), os.getpid()
         if self._file in _INHERITED:
             raise LedgerUnavailable(
@@ -213,10 +207,7 @@ class SQLiteStore:
         if application != APPLICATION and (application or tables):
             wrong = "is another application's file, and left as it is: name another one"
         elif version > len(MIGRATIONS):
-            wrong = (
-                f"was written by a newer quotaguard (layout {version}, this one knows "
-                f"{len(MIGRATIONS)}): upgrade quotaguard here"
-            )
+            wrong = f"was written by a newer quotaguard (layout {version}): upgrade quotaguard here"
         if wrong:
             raise LedgerUnavailable(f"{self.name} {wrong}", store=self.name)
 
@@ -243,13 +234,14 @@ class SQLiteStore:
             connection = cursor.connection
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
-            with contextlib.suppress(sqlite3.Error, OSError):
-                if self._same() or _harmless(connection):
+            if self._same():
+                with contextlib.suppress(sqlite3.Error):
                     connection.close()
-                else:
-                    _REPLACED.append(connection)
+            else:
+                _never_close(connection)
         if lock >= 0:
-            os.close(lock)
+            with contextlib.suppress(OSError):
+                os.close(lock)
 
 
 def migrate(cursor: sqlite3.Cursor, steps: Sequence[str] = MIGRATIONS) -> None:
@@ -282,22 +274,19 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
     )
 
 
-def _harmless(connection: sqlite3.Connection) -> bool:
-    """Whether closing it leaves the log alone, which by its name is another file's now."""
-    if sys.version_info < (3, 12):
-        return False
-    connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003
-    return True
+def _never_close(left: sqlite3.Connection | sqlite3.Cursor) -> None:
+    """Keep *left* open for good: the log that SQLite deletes when it closes is another's."""
+    _LEFT.append(left)
+    with contextlib.suppress(AttributeError):  # CPython's own
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
 
 
 # -- forks ------------------------------------------------------------------------
 
 _STORES: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
-_INHERITED: dict[tuple[int, int], list[sqlite3.Cursor]] = {}
-"""Connections of a parent, by their file: never closed here, and the file never opened."""
-_REPLACED: list[sqlite3.Connection] = []
-"""Connections to files that are no longer at their path; to close them would delete the log
-of their successors. (Python 3.12 can close them without that.)"""
+_INHERITED: set[tuple[int, int]] = set()
+"""Files to which this process has a parent's connection: not to be opened here."""
+_LEFT: list[sqlite3.Connection | sqlite3.Cursor] = []
 _fork = threading.Lock()
 _HELD: list[SQLiteStore] = []
 
@@ -324,6 +313,15 @@ def _after_fork_in_child() -> None:
     _fork = threading.Lock()
     for store in list(_STORES):
         store.forked()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Later than this, what closing needs may be gone.
+    for store in list(_STORES):
+        if store._mutex.acquire(timeout=1):  # noqa: SLF001 - this module's own
+            store._drop()  # noqa: SLF001 - this module's own
+            store._mutex.release()  # noqa: SLF001 - this module's own
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,10 @@ _LOCKED = (
     f"was locked for more than {PATIENCE:g} s by another program. Find it (fuser, lsof) and stop "
     "it; a process that hangs in a debugger or a paused container holds it for as long"
 )
-_READ_ONLY = "may only be read. Make the file, its directory and the disk writable for this user"
+_READ_ONLY = (
+    "may not be read and written. Make the file, those beside it (-wal, -shm, .lock), the "
+    "directory and the disk writable for this user"
+)
 _DAMAGED = (
     "is damaged or not a database, and was left as it is. Stop all who use it, move it away with "
     "its -wal and -shm, and begin with a new one: polls bring back what was spent"

@@ -132,7 +132,7 @@ def check_file(path: str) -> os.stat_result | None:
         wrong = "is a directory: add the name of a file, such as quota.db"
     elif not stat.S_ISREG(found.st_mode):
         wrong = "is not a regular file: name another one"
-    elif os.name == "posix":
+    elif sys.platform != "win32":
         shared = found.st_mode & 0o060 == 0o060
         if found.st_mode & stat.S_IWOTH:
             wrong = "may be written by every user, and so be anybody's books: chmod o-w it"

@@ -53,8 +53,8 @@ else:
         begun = time.monotonic()
         while True:
             waited = time.monotonic() - begun
-            # A quarter of a second is no crowd any more: somebody hangs.
-            time.sleep(0.000_05 if waited < 0.25 else 0.002)
+            # A second is no crowd any more: somebody hangs.
+            time.sleep(0.000_05 if waited < 1 else 0.002)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
