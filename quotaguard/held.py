@@ -14,7 +14,6 @@ from weakref import ref
 
 from quotaguard.covering import counted, forget_lent
 from quotaguard.errors import ConfigError
-from quotaguard.opening import name_of
 from quotaguard.quota.entries import Unblocked
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ class Held:
     state = NEW
     actual: Mapping[str, int] | None = None
     id = 0
+    _name = ""
     lapses_at: float | None = None
     _lent: list[Held] | None = None
     _borrowed: tuple[ref[Held], dict[str, int], float | None] | None = None
@@ -65,7 +65,7 @@ class Held:
 
     def _take_over(self) -> None:
         """Own what was granted under our name, in one run: Ctrl-C cannot come between."""
-        holder, name = self._holder, name_of(self)
+        holder, name = self._holder, self._name
         if name in holder.unowned:
             self._epoch = holder.epoch
             self.state = OPEN

@@ -15,12 +15,11 @@ from quotaguard.quota.verdicts import Done, Granted, Spent
 from quotaguard.spending import SWITCH
 
 if TYPE_CHECKING:
-    from quotaguard.held import Held
     from quotaguard.quota.calls import Cost
     from quotaguard.reservation import Reservation
     from quotaguard.spending import Spending
 
-__all__ = ["ASK", "MISSING", "full_check", "name_of", "quick_check", "remember", "request_of"]
+__all__ = ["ASK", "MISSING", "full_check", "quick_check", "remember", "request_of"]
 
 
 class _Missing:
@@ -34,11 +33,6 @@ MISSING: Any = _Missing()
 
 ASK = Denial(-1, 0.0, 0.0, Refusal, RefusalFacts(provider="", account="", meter=""))
 """Not denied, and not open: the books must be asked."""
-
-
-def name_of(wanting: Held) -> str:
-    """Return the name under which *wanting* asks: no other ever had or will have it."""
-    return f"{wanting._holder.name}.{wanting.id}"
 
 
 def request_of(wanting: Reservation) -> Request:
@@ -57,7 +51,7 @@ def request_of(wanting: Reservation) -> Request:
         lacks = {name: n - lent.get(name, 0) for name, n in need.items() if n > lent.get(name, 0)}
         need = lacks or dict.fromkeys(need, 0)
     return Request(
-        name=name_of(wanting),
+        name=wanting._name,
         cost=need,
         priority=wanting.priority,
         max_wait=_patience(wanting),

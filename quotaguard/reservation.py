@@ -202,6 +202,7 @@ class Reservation(Held):
 
     def _story(self) -> Story:
         self.id = next(ids)
+        self._name = f"{self._holder.name}.{self.id}"  # no other ever had or will have it
         self._changes = self._holder.queue.changes
         return reserving(request_of(self))
 

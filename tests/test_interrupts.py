@@ -521,6 +521,7 @@ def test_an_interrupt_leaves_the_background_thread_in_order(
 
 
 BLOCKS = ast.If, ast.Try, ast.Match
+LOCKS = "lock", "_fork", "_mutex", "turn", "_exchanging"
 
 
 def conditional(node: ast.AST) -> bool:
@@ -542,7 +543,7 @@ def turns(node: ast.AST) -> list[ast.AST]:
 def locked(node: ast.AST) -> bool:
     """Whether this is a block that holds a lock."""
     held = node.items if isinstance(node, ast.With) else []
-    return any(ast.unparse(item.context_expr).endswith(("lock", "_fork")) for item in held)
+    return any(ast.unparse(item.context_expr).endswith(LOCKS) for item in held)
 
 
 def test_a_loop_under_a_lock_ends_with_a_plain_statement() -> None:

@@ -149,9 +149,10 @@ class SharedAccount:
             return
         try:
             self._exchange(tickets)
-        except LedgerUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, a ledger raises but one
+            fault = self._ledger.fault(error)
             for ticket in tickets:
-                ticket.end(error)
+                ticket.end(fault)
         except BaseException:
             # Ctrl-C: the one whom it stopped has gone, the others ask again.
             self.tickets.extendleft([one for one in reversed(tickets) if one.posted is None])
@@ -186,12 +187,9 @@ class SharedAccount:
     def _failed(self, *, unsure: bool) -> None:
         """Go on with what is in hand; without what was on its way back, if that may be there."""
         with self.lock:
-            self.clean = False
             for holder in self.holders:
-                if unsure:
-                    holder.forfeit()
-                else:
-                    holder.kept()
+                end = holder.forfeit if unsure else holder.kept
+                end()
 
     def _written(self, version: str, done: Effect, tickets: list[Ticket], sent: float) -> None:
         """Make true here what is in the books now."""
@@ -294,25 +292,28 @@ class SharedAccount:
             LedgerUnavailable: the store cannot be reached, read or written.
         """
         with self.turn:
-            holders = [holder for holder in self.holders if holder.holds]
-            if holders:
-                self._exchange([Ticket(one, Rest(), None, heard=False) for one in holders])
+            self._tell(rest=True)
 
     def beat(self) -> None:
         """Renew the leases, tell what was spent, and give back what others need or nobody uses."""
+        self.beat_at = math.inf
         with self.turn:
-            self.beat_at = math.inf
-            tickets = []
-            for holder in self.holders:
-                if holder.holds:
-                    rest = holder.rests(self.clock.fast(), self._ledger.lease * IDLE)
-                    entry = Rest() if rest else Touch()
-                    tickets.append(Ticket(holder, entry, None, heard=False))
             try:
-                if tickets:
-                    self._exchange(tickets)
-            except LedgerUnavailable:
+                self._tell(rest=False)
+            except Exception as error:  # noqa: BLE001 - the thread goes on
+                self._ledger.fault(error)
                 self.beat_at = self.clock.fast() + max(DOWN_FOR, self._ledger.lease / 30.0)
+
+    def _tell(self, *, rest: bool) -> None:
+        """Tell the books what every holder has; with *rest* give back all that is idle."""
+        tickets = []
+        for holder in self.holders:
+            if holder.holds:
+                idle = holder.rests(self.clock.fast(), self._ledger.lease * IDLE)
+                entry = Rest() if rest or idle else Touch()
+                tickets.append(Ticket(holder, entry, None, heard=False))
+        if tickets:
+            self._exchange(tickets)
 
     def look(self) -> None:
         """See whether others have changed the books, for those who wait here."""
@@ -327,7 +328,8 @@ class SharedAccount:
                     self.record = exchange.read(shown[-1])
                     self.version, self.text = version, shown[-1].text
                     self.clean = True
-            except LedgerUnavailable:
+            except Exception as error:  # noqa: BLE001 - as above
+                self._ledger.fault(error)
                 return
         self.queue.changes += 1
         self.queue.wake()

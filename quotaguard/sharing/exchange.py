@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Effect", "Exchange", "Ticket", "undoing"]
 
 
+NEAR = 1.0 / 15.0
+"""Of the lease, at its end: two hosts may not agree whether it has come."""
+
+
 class Ticket:
     """An entry on its way to the store, and what came of it."""
 
@@ -64,7 +68,11 @@ class Ticket:
             LedgerUnavailable: they could not be reached, read or written.
         """
         if self.error is not None:
-            raise self.error
+            # Others are told of the same fault: each raises an error of its own.
+            error = self.error
+            raise LedgerUnavailable(
+                error.args[0], store=error.store, unsure=error.unsure
+            ) from error.__cause__
         assert self.posted is not None  # noqa: S101 - whoever is done has one of both
         return self.posted
 
@@ -165,7 +173,7 @@ class Exchange:
             mine = [ticket for ticket in self.tickets if ticket.holder is holder]
             giving = now.fast < books.recalled or not all(ticket.keeps for ticket in mine)
             holder.forget(local)
-            self._present(holder, record, local)
+            self._present(holder, record, local, now)
             if giving and not all(isinstance(ticket.entry, Rest) for ticket in mine):
                 wanted[holder] = holder.wanted(_asked(mine), local.fast)
             reports[holder] = holder.report(books, local, giving=giving, ahead=ahead)
@@ -184,12 +192,19 @@ class Exchange:
         }
         return reports, posted, lanes
 
-    def _present(self, holder: SharedHolder, record: Record, local: Moment) -> None:
-        """See whether the books still know *holder*; under another name, if they gave it up."""
+    def _present(self, holder: SharedHolder, record: Record, local: Moment, now: Moment) -> None:
+        """See whether the books still know *holder*.
+
+        They forget one whose lease is over: it goes on under another name. One whose lease
+        runs they cannot have forgotten: what it tells them anew was lost, and not that alone.
+        """
         if not holder.told or holder.name in record.books.holders:
             return
-        if local.fast >= holder.lease_until:
+        lease, left = self._ledger.lease, holder.lease_until - local.fast
+        if left <= 0.0 or (left < lease * NEAR and not holder.held):
             holder.lapsed(self._account.new_name())
+        elif self._ledger.store.remote and left >= lease * NEAR:
+            distrust(record.books, now, holder.terms, lease)
 
 
 def _asked(tickets: list[Ticket]) -> dict[str, int]:

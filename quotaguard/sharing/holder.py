@@ -220,7 +220,7 @@ class SharedHolder:
         the books never heard of is told anew.
         """
         before, told = self.allotment, self.told
-        if any(tally.drawn != tally.cleared for tally in told.values()):
+        if self.held:
             self.restart(name)
             for meter, purse in before.purses.items():
                 spent = purse.spent - (told[meter].spent if meter in told else 0)
@@ -290,6 +290,11 @@ class SharedHolder:
         """Whether it holds units that are in no call."""
         purses = self.allotment.purses.values()
         return any(purse.drawn - purse.cleared > purse.opened for purse in purses)
+
+    @property
+    def held(self) -> bool:
+        """Whether it held anything when the books last heard of it."""
+        return any(tally.drawn != tally.cleared for tally in self.told.values())
 
     @property
     def holds(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -91,6 +92,16 @@ class SharedLedger:
         """
         with self._exchanging:
             return self.store.exchange(account, known, turn)
+
+    def fault(self, error: Exception) -> LedgerUnavailable:
+        """Return what is said of *error*, which a ledger raises as one kind whatever it is."""
+        if isinstance(error, LedgerUnavailable):
+            return error
+        logging.getLogger("quotaguard").error("ledger %s failed", self.store.name, exc_info=error)
+        msg = f"the ledger {self.store.name} failed with {type(error).__name__}: a fault of ours"
+        fault = LedgerUnavailable(f"{msg}, please report it", store=self.store.name, unsure=True)
+        fault.__cause__ = error
+        return fault
 
     def warnings(self) -> list[str]:
         """Return what whoever runs the store should know, each once."""
