@@ -26,6 +26,7 @@ from quotaguard.sharing.redis_words import (
     code_of,
     name_of_client,
     name_of_url,
+    options_of,
     reason_of,
 )
 from quotaguard.sharing.servertime import Sample, ServerTime
@@ -82,6 +83,8 @@ class RedisStore:
         self._times: dict[str, ServerTime] = {}
         self._me, self._random = os.urandom(8).hex(), random.Random()  # noqa: S311 - of pauses
         self.warnings: list[str] = []
+        if options_of(self._client).get("socket_timeout") is None:
+            self._warn("the client has no socket_timeout: a server that hangs stops the ledger")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -98,7 +101,7 @@ class RedisStore:
                 draft = turn(seen)
                 if draft is None and asked:
                     return seen.version
-                if self._clock.fast() > until:
+                if slower and self._clock.fast() > until:
                     raise self._unavailable("others were always faster", "Try again later")
                 try:
                     if draft is None:
@@ -143,20 +146,18 @@ class RedisStore:
     def _unasked(self, account: str, known: str) -> Seen | None:
         """Return what may be told without asking; None where that is not enough."""
         times = self._times.get(account)
-        if not known or times is None or (now := self._now(times)) is None:
+        if not known or times is None or times.stale(self._clock.fast()):
             return None
-        return Seen(known, None, now, times.era)
+        return Seen(known, None, self._now(times), times.era)
 
-    def _now(self, times: ServerTime) -> Moment | None:
+    def _now(self, times: ServerTime) -> Moment:
         moment = self._clock.now()
-        bounds = times.between(moment.fast)
-        return None if bounds is None else Moment(*bounds, moment.wall)
+        return Moment(*times.between(moment.fast), moment.wall)
 
     def _seen(self, account: str, answer: Answer, before: Seen) -> Seen:
-        now = self._now(self._times[account])
-        assert now is not None, "it has just answered"  # noqa: S101 - for the type checker
         same = answer.version == before.version
         text = before.text if same else answer.text
+        now = self._now(self._times[account])
         return Seen(answer.version, text if answer.version else None, now, answer.era)
 
     def _heed(self, account: str, era: str) -> None:
@@ -192,7 +193,10 @@ class RedisStore:
         times.note(Sample(int(seconds) + int(micros) / 1e6, sent, received), told)
         if first or told != before:
             self._heed(account, told)
-        return Answer(bool(written), version.decode(), text.decode(), told)
+        # What is not ours may be anything; what reads it will say so.
+        return Answer(
+            bool(written), version.decode(errors="replace"), text.decode(errors="replace"), told
+        )
 
     def _run(self, script: str, account: str, *words: str) -> tuple[Any, float, float]:
         """Run a script; return its answer, and when it was sent and received."""

@@ -171,8 +171,8 @@ def name_of_client(client: Any) -> str:  # noqa: ANN401 - anything may be given
         )
     if command is not None and hasattr(client, "get_node_from_key"):
         return f"redis cluster {client.get_default_node().name}"
-    options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
-    if command is None or options is None:
+    options = options_of(client)
+    if command is None or not hasattr(client, "connection_pool"):
         raise ConfigError(
             f"a Redis ledger takes a URL or a client of redis or valkey, "
             f"not {type(client).__name__}"
@@ -183,3 +183,10 @@ def name_of_client(client: Any) -> str:  # noqa: ANN401 - anything may be given
     if "path" in options:
         return f"redis {options['path']} db {db}"
     return f"redis {options.get('host', 'localhost')}:{options.get('port', 6379)}/{db}"
+
+
+def options_of(client: Any) -> dict[str, Any]:  # noqa: ANN401 - anything may be given
+    """Return the options of a client's connections."""
+    if hasattr(client, "get_connection_kwargs"):
+        return dict(client.get_connection_kwargs())
+    return dict(getattr(getattr(client, "connection_pool", None), "connection_kwargs", {}))

@@ -293,6 +293,13 @@ def test_a_claim_of_tomorrow_is_none(server: Server) -> None:
         assert len(told) == 1
 
 
+def test_a_record_that_is_not_ours(server: Server) -> None:
+    """Whatever it is, it is shown as text: what reads it will say so."""
+    server.ask("HSET", KEY, "v", b"\xff", "b", b"\xfe")
+    with store_at(server.url) as store:
+        assert look(store)[:2] == ("\ufffd", "\ufffd")
+
+
 # -- scripts, clocks, eras --------------------------------------------------------
 
 
@@ -357,6 +364,19 @@ def test_a_server_that_was_not_heard_of_for_long_is_asked_first(server: Server) 
         server.ask("CONFIG", "RESETSTAT")
         write(store, "1", version)
         assert calls(server) == 2
+
+
+def test_a_host_that_was_suspended_in_between(server: Server) -> None:
+    """An answer that is an hour old is an answer, and its bounds are wide."""
+
+    class Sleepy(Shifted):
+        def now(self) -> Moment:
+            self.ahead += 3600
+            return super().now()
+
+    with store_at(server.url, Sleepy()) as store:
+        seen = look(store)
+        assert seen.now.fast - seen.now.slow > 3600 * 1e-3
 
 
 def test_a_restart_is_another_era(tmp_path: Path) -> None:
@@ -703,6 +723,15 @@ def test_a_client_of_yours(server: Server, make: Callable[[int], Any]) -> None:
             assert look(store)[:2] == (version, "Grüße ☃")
             assert store.name == f"redis localhost:{server.port}/0"
         assert client.ping()
+
+
+def test_a_client_that_waits_for_ever(server: Server) -> None:
+    """It would stop the ledger where a server hangs, and that is said."""
+    for seconds in (None, 2):
+        with closing(redis.Redis(port=server.port, socket_timeout=seconds)) as client:
+            assert ["socket_timeout" in told for told in RedisStore(client).warnings] == [
+                True for _ in [seconds] if seconds is None
+            ]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
