@@ -24,7 +24,7 @@ from typing import Any
 import redis
 from wires import closed_port
 
-__all__ = ["Between", "Server", "between", "cluster", "program", "sentinel", "serving"]
+__all__ = ["Between", "Sentinel", "Server", "between", "cluster", "program", "sentinel", "serving"]
 
 START_SECONDS = 20.0
 
@@ -186,6 +186,16 @@ class Sentinel(Server):
         )
         return [program(), str(file), "--sentinel"]
 
+    def fail_over(self) -> None:
+        """Promote the primary's replica, and wait until the primary is one itself."""
+        failing = self.primary.client()
+        with closing(failing), closing(self.client()) as client:
+            started = False
+            while not started or failing.role()[0] != b"slave":
+                with suppress(redis.RedisError):  # it does not know the replica well yet
+                    started = started or bool(client.execute_command("SENTINEL FAILOVER", "main"))
+                threading.Event().wait(0.02)
+
 
 @contextmanager
 def serving(folder: Path, options: Sequence[str] = (), **settings: Any) -> Iterator[Server]:
@@ -199,7 +209,7 @@ def serving(folder: Path, options: Sequence[str] = (), **settings: Any) -> Itera
 
 
 @contextmanager
-def sentinel(folder: Path, primary: Server) -> Iterator[Server]:
+def sentinel(folder: Path, primary: Server) -> Iterator[Sentinel]:
     """Run a Sentinel."""
     watching = Sentinel(folder, primary)
     try:
@@ -225,7 +235,8 @@ class Between:
     """A wire to a server that spoils requests which have *word* in them, one per fault.
 
     faults: ``lose`` lets the server answer and closes instead of passing that on, ``hold``
-        lets it answer and says nothing, ``swallow`` closes instead of passing the request.
+        lets it answer and says nothing, ``swallow`` closes instead of passing the request;
+        bytes are answered in the server's place.
     meanwhile: is called when a fault has come, before anything else is done.
     tls: what it speaks TLS with; carried servers do not.
     """
@@ -234,7 +245,7 @@ class Between:
         self, server: Server, word: bytes = b"swap", tls: ssl.SSLContext | None = None
     ) -> None:
         self._server, self._word, self._tls = server, word, tls
-        self.faults: deque[str] = deque()
+        self.faults: deque[str | bytes] = deque()
         self.meanwhile: Callable[[], object] = lambda: None
         self.requests: list[bytes] = []
         self._stop = threading.Event()
@@ -264,28 +275,24 @@ class Between:
                 self._pass(ours, theirs)
 
     def _pass(self, ours: socket.socket, theirs: socket.socket) -> None:
-        fault = ""
+        fault: str | bytes = ""
         while not self._stop.is_set():
             for side in select.select([ours, theirs], [], [], 0.05)[0]:
-                data = side.recv(1 << 20)
-                while data and isinstance(side, ssl.SSLSocket) and side.pending():
-                    data += side.recv(1 << 20)
-                if not data:
-                    return
+                data = _received(side)
                 if side is ours:
                     self.requests.append(data)
                     if self._word in data and self.faults:
                         fault = self.faults.popleft()
-                    if fault == "swallow":
-                        self.meanwhile()
-                        return
-                    theirs.sendall(data)
-                elif not fault:
-                    ours.sendall(data)
-                else:
+                    if isinstance(fault, bytes):
+                        ours.sendall(fault)
+                        fault = ""
+                        continue
+                if fault and (side is theirs or fault == "swallow"):
                     self.meanwhile()
-                    if fault == "lose":
-                        return
+                if not data or (fault, side) in {("swallow", ours), ("lose", theirs)}:
+                    return
+                if side is ours or not fault:
+                    (theirs if side is ours else ours).sendall(data)
 
     def close(self) -> None:
         """End every connection and wait for every thread."""
@@ -295,6 +302,14 @@ class Between:
         for thread in self._threads:
             thread.join(5)
         self._listener.close()
+
+
+def _received(side: socket.socket) -> bytes:
+    """Return what has come, nothing where the other side has gone."""
+    data = side.recv(1 << 20)
+    while data and isinstance(side, ssl.SSLSocket) and side.pending():
+        data += side.recv(1 << 20)
+    return data
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -621,6 +622,57 @@ def test_a_server_that_wants_a_password(tmp_path: Path) -> None:
             write(store, "1")
 
 
+ANSWERS = {
+    "-LOADING Redis is loading the dataset in memory": "loading",
+    "-MASTERDOWN Link with MASTER is down": "lost its primary",
+    "-CLUSTERDOWN The cluster is down": "cluster is down",
+    "-MOVED 42 127.0.0.1:1": "RedisCluster",
+    "-ASK 42 127.0.0.1:1": "moving",
+    "-TRYAGAIN Multiple keys request during rehashing of slot": "moving",
+    "-OOM command not allowed when used memory > 'maxmemory'.": "memory",
+    "-ERR Error running script (call to f_0): @user_script:9: -OOM command not allowed": "memory",
+    "-ERR Error running script: @user_script:9: -NOPERM this user has no permissions": "may not",
+    "-MISCONF Errors writing to the AOF file: No space left on device": "disk",
+    "-BUSY Redis is busy running a script.": "busy",
+    "-NOAUTH Authentication required.": "password",
+    "-READONLY You can't write against a read only replica.": "replica",
+    "-ERR unknown command 'EVALSHA'": "6.2",
+    "-ERR max number of clients reached": "it did not answer (ConnectionError)",
+}
+
+
+@pytest.mark.parametrize(("answer", "told"), ANSWERS.items(), ids=ANSWERS)
+def test_what_servers_say(server: Server, answer: str, told: str) -> None:
+    """Each says whose fault it is, and that nothing was written; the next exchange goes on."""
+    word = b"look" if "clients" in answer else b"swap"
+    with between(server, word=word) as wire, store_at(wire.url) as store:
+        wire.faults.append(f"{answer}\r\n".encode())
+        fault = fault_of(lambda: write(store, "1"))
+        assert told in str(fault)
+        assert str(fault).startswith(f"{store.name}: ")
+        assert not fault.unsure
+        assert write(store, "2") == look(store).version
+
+
+def test_what_is_no_redis(server: Server) -> None:
+    """Whatever speaks another protocol has not answered."""
+    with between(server) as wire, store_at(wire.url) as store:
+        wire.faults.append(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        version = write(store, "1")
+        assert look(store)[:2] == (version, "1")
+
+
+def test_an_interrupt_leaves_no_answer_behind(server: Server) -> None:
+    """Ctrl-C while an answer is on its way: the next exchange does not take it for its own."""
+    with between(server) as wire, store_at(f"{wire.url}?socket_timeout=20") as store:
+        version = write(store, "0")
+        wire.faults.append("hold")
+        wire.meanwhile = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            write(store, "1", version)
+        assert look(store).text == "1"
+
+
 # -- wires and clients ------------------------------------------------------------
 
 
@@ -686,17 +738,25 @@ def test_a_slot_that_is_elsewhere(tmp_path: Path) -> None:
         assert "cluster" in str(fault)
 
 
-def test_sentinel(tmp_path: Path) -> None:
-    """The primary is found through Sentinel."""
-    with serving(tmp_path / "a") as server, servers.sentinel(tmp_path / "s", server) as watching:
-        asked = redis.sentinel.Sentinel([("127.0.0.1", watching.port)], protocol=2)
-        client = asked.master_for("main")
+def test_sentinel(pair: tuple[Server, Server], tmp_path: Path) -> None:
+    """The primary is found through Sentinel, after a failover too; it is another era."""
+    first, second = pair
+    second.replica_of(first)
+    with servers.sentinel(tmp_path / "s", first) as watching:
+        asked = redis.sentinel.Sentinel([("127.0.0.1", watching.port)])
+        client = asked.master_for("main", socket_timeout=2)
         with closing(client), store_at(client) as store:
             version = write(store, "1")
-            assert look(store)[:2] == (version, "1")
             assert store.name == "redis main of Sentinel"
+            watching.fail_over()
+            told: list[Seen] = []
+            written = store.exchange(ACCOUNT, version, writing("2", told))
+            assert [seen.version for seen in told] == [version, version]
+            assert told[0].era != told[1].era
         for each in asked.sentinels:
             each.close()
+    with store_at(second.url) as store:
+        assert look(store)[:2] == (written, "2")
 
 
 CLIENTS: dict[str, Callable[[int], Any]] = {
