@@ -186,15 +186,16 @@ class Sentinel(Server):
         )
         return [program(), str(file), "--sentinel"]
 
-    def fail_over(self) -> None:
-        """Promote the primary's replica, and wait until the primary is one itself."""
-        failing = self.primary.client()
-        with closing(failing), closing(self.client()) as client:
-            started = False
-            while not started or failing.role()[0] != b"slave":
+    def fail_over(self, replica: Server) -> None:
+        """Promote the replica, and let the primary follow it."""
+        started = False
+        with closing(self.client()) as client:
+            while client.sentinel_masters()["main"]["port"] != replica.port:
                 with suppress(redis.RedisError):  # it does not know the replica well yet
                     started = started or bool(client.execute_command("SENTINEL FAILOVER", "main"))
                 threading.Event().wait(0.02)
+        # It would do that itself, but only looks every ten seconds.
+        self.primary.ask("REPLICAOF", "127.0.0.1", replica.port)
 
 
 @contextmanager

@@ -116,9 +116,11 @@ def code_of(error: Exception) -> str:
     for kind in kinds:
         if kind in CODES:
             return CODES[kind]
+    text = str(error)
+    if "previous master is now a slave" in text:  # how a client of Sentinel says it
+        return "READONLY"
     if "ResponseError" not in kinds:
         return ""
-    text = str(error)
     if "user executing the script can't" in text:  # how Redis 7.0 says it
         return "NOPERM"
     # Redis 6 wraps what a script ran into.

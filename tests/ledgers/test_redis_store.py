@@ -748,7 +748,10 @@ def test_sentinel(pair: tuple[Server, Server], tmp_path: Path) -> None:
         with closing(client), store_at(client) as store:
             version = write(store, "1")
             assert store.name == "redis main of Sentinel"
-            watching.fail_over()
+            watching.fail_over(second)
+            fault = fault_of(lambda: write(store, "2", version))
+            assert "replica" in str(fault)
+            assert not fault.unsure
             told: list[Seen] = []
             written = store.exchange(ACCOUNT, version, writing("2", told))
             assert [seen.version for seen in told] == [version, version]
