@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     )
     from quotaguard.guard import Guard
     from quotaguard.ledgers.memory import MemoryLedger
+    from quotaguard.ledgers.redis import RedisLedger
+    from quotaguard.ledgers.sqlite import SQLiteLedger
     from quotaguard.providers.fullcontact import FullContact
     from quotaguard.providers.octanist import Octanist, OctanistChoices
     from quotaguard.providers.segops import SegOps, SegOpsChoices
@@ -49,7 +51,9 @@ __all__ = [
     "QuotaExhausted",
     "QuotaGuardError",
     "QuotaUnknown",
+    "RedisLedger",
     "Refusal",
+    "SQLiteLedger",
     "SegOps",
     "SegOpsChoices",
     "Standing",
@@ -69,6 +73,8 @@ _HOMES = {
     "Octanist": "quotaguard.providers.octanist",
     "OctanistChoices": "quotaguard.providers.octanist",
     "Policy": "quotaguard.quota.policy",
+    "RedisLedger": "quotaguard.ledgers.redis",
+    "SQLiteLedger": "quotaguard.ledgers.sqlite",
     "SegOps": "quotaguard.providers.segops",
     "SegOpsChoices": "quotaguard.providers.segops",
     "Standing": "quotaguard.quota.standing",

@@ -15,7 +15,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
-from quotaguard.errors import ProviderError, StatsUnreadable
+from quotaguard.errors import LedgerUnavailable, ProviderError, StatsUnreadable
 from quotaguard.quota.admission import Answer, Poll, Post, Sleep, Tell, observing
 from quotaguard.quota.entries import Reserve
 from quotaguard.quota.verdicts import Due, Granted
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from quotaguard.ledgers import Place, Waiter
+    from quotaguard.quota.account import Entry, Verdict
     from quotaguard.quota.admission import Ask
     from quotaguard.quota.readings import Reading
     from quotaguard.spending import Spending
@@ -74,7 +75,7 @@ async def adrive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:
             ask = story.send(answer)
             match ask:
                 case Post() | Tell():
-                    answer = caller.note(ask)
+                    answer = await _anote(caller, ask)
                 case Poll():
                     answer = caller.handed_over(ask) or await _apoll(spending, ask)
                 case Sleep():
@@ -105,16 +106,27 @@ class _Caller:
         self.seen = 0
 
     def note(self, ask: Post | Tell) -> object:
-        """Post an entry, or tell an event: what never waits."""
+        """Tell an event, or post an entry in this thread."""
         if isinstance(ask, Tell):
             self.spending.tell(ask.event)
             return None
-        entry = ask.entry
+        self.stand_up()
+        try:
+            verdict = self.spending.post(ask.entry)
+        except LedgerUnavailable as error:
+            verdict = self.spending.without_ledger(ask.entry, error)
+        return self.noted(ask.entry, verdict)
+
+    def stand_up(self) -> None:
+        """Ask the books, awake: what changes from here on is not missed."""
         line = self.spending.holder.queue
         self.seen = line.changes
         if self.place is not None:
             line.stand(self.place, self.meters, None)
-        verdict = self.spending.post(entry)
+
+    def noted(self, entry: Entry, verdict: Verdict) -> Verdict:
+        """Pass on what the books answered."""
+        line = self.spending.holder.queue
         if isinstance(entry, Reserve):
             self.meters = frozenset(entry.cost)
             if self.place is not None and not isinstance(verdict, Granted | Due):
@@ -137,7 +149,7 @@ class _Caller:
     def undo(self, ask: Ask | None) -> None:
         """Stopped half way: post the compensation that *ask* names."""
         if isinstance(ask, Poll | Sleep) and ask.undo is not None:
-            self.spending.post(ask.undo)
+            self.spending.enter(ask.undo)
 
     def stopped(self, ask: Ask | None) -> None:
         """Do what a coroutine that was thrown away could not do itself."""
@@ -152,6 +164,8 @@ class _Caller:
         if self.place is None:
             self.place = (-self.spending.policy.slack.get(ask.priority, 0.0), next(_numbers))
         line.stand(self.place, self.meters, waiter)
+        if self.spending.holder.waits:
+            self.spending.holder.attend()
         return line.changes == self.seen
 
     def step_out(self) -> None:
@@ -212,6 +226,25 @@ async def _asleep(caller: _Caller, ask: Sleep) -> float:
     if caller.lie_down(ask, alarm):
         await spending.clock.await_(alarm.event, ask.seconds)
     return spending.clock.fast()
+
+
+async def _anote(caller: _Caller, ask: Post | Tell) -> object:
+    """Do as `note`; a shared ledger's thread posts: an event loop never waits for a store."""
+    holder = caller.spending.holder
+    if isinstance(ask, Tell) or not holder.waits:
+        return caller.note(ask)
+    caller.stand_up()
+    alarm = _Alarm()
+    ticket = holder.hand_in(ask.entry, alarm)
+    try:
+        await alarm.event.wait()
+        verdict = caller.spending.heard(ticket.result())
+    except LedgerUnavailable as error:
+        verdict = caller.spending.without_ledger(ask.entry, error)
+    except BaseException:
+        holder.drop(ticket)
+        raise
+    return caller.noted(ask.entry, verdict)
 
 
 def _jitter() -> float:

@@ -12,8 +12,9 @@ from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
+from quotaguard.opened import shared_ledger
 from quotaguard.opening import full_check, quick_check
-from quotaguard.quota.admission import refreshing
+from quotaguard.quota.admission import looking, refreshing
 from quotaguard.quota.entries import Touch
 from quotaguard.quota.policy import Policy
 from quotaguard.quota.standing import Decision, Standing, standing
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Ledger
     from quotaguard.providers import Provider
+    from quotaguard.quota.account import Books, Terms
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.events import Event
     from quotaguard.quota.forecast import Forecast
     from quotaguard.quota.policy import Duration
+    from quotaguard.quota.readings import Moment
 
     _F = TypeVar("_F")
     _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
+    _Picture = TypeVar("_Picture")
 
     class _Settings(TypedDict, total=False):
         cost: Callable[..., Cost] | None
@@ -60,7 +64,8 @@ class Guard:
     It never raises anything but a `Refusal` into a guarded call.
 
     ledger: where the books are kept: ``"memory://"`` (one for the process and
-        account), or a ledger object.
+        account), ``"sqlite:///var/lib/app/quota.db"`` (shared by the processes of a
+        host), ``"redis://host"``, ``rediss://``, ``valkey://`` (by hosts), or a ledger object.
     listeners: called with every `Event`; one that raises is dropped.
     background: polls are made by a daemon thread and not by the caller who finds
         one due.
@@ -252,15 +257,15 @@ class Guard:
         counted = spending.units_of(spending.cost_of(cost))
         with spending.holder.lock:
             spending.holder.allotment.record(counted, spending.slow())
-        spending.post(Touch())
+        spending.enter(Touch())
 
     def standing(self) -> Standing:
         """Return the account's whole picture, without polling."""
         return self._spending.look(standing)
 
     async def astanding(self) -> Standing:
-        """Do as `standing` does."""
-        return self.standing()
+        """Do as `standing` does, without blocking the event loop."""
+        return await self._look(standing)
 
     def forecast(self) -> Forecast:
         """Return where each meter will be when the period ends, without polling."""
@@ -269,8 +274,10 @@ class Guard:
         return self._spending.look(forecast)
 
     async def aforecast(self) -> Forecast:
-        """Do as `forecast` does."""
-        return self.forecast()
+        """Do as `forecast` does, without blocking the event loop."""
+        from quotaguard.quota.forecast import forecast  # noqa: PLC0415 - seldom asked
+
+        return await self._look(forecast)
 
     def refresh(self) -> Standing:
         """Poll now and believe good news at once: an upgraded plan, a refund.
@@ -296,7 +303,7 @@ class Guard:
         error = await adrive(self._spending, refreshing(self._name()))
         if error is not None:
             raise error
-        return self.standing()
+        return await self._look(standing)
 
     @property
     def reports(self) -> Reports:
@@ -352,6 +359,12 @@ class Guard:
     async def __aexit__(self, *failure: object) -> None:
         await self.aclose()
 
+    async def _look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
+        from quotaguard.drivers import adrive  # noqa: PLC0415 - with its sync twin
+
+        await adrive(self._spending, looking())
+        return self._spending.drawn(draw)
+
     def _name(self) -> str:
         return f"{self._spending.holder.name}.refresh"
 
@@ -363,9 +376,7 @@ def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:
     if not isinstance(ledger, str):
         return ledger
     if ledger != "memory://":
-        scheme = ledger.partition(":")[0]
-        msg = f"there is no ledger {scheme!r} in this version; use ledger='memory://'"
-        raise ConfigError(msg)
+        return shared_ledger(ledger, clock)
     if clock is _SYSTEM_CLOCK:
         return _HOME
     shared = _TESTED.get(id(clock))

@@ -69,7 +69,10 @@ class Held:
         if name in holder.unowned:
             self._epoch = holder.epoch
             self.state = OPEN
-            del holder.unowned[name]
+            try:
+                del holder.unowned[name]
+            except KeyError:  # the ledger's thread has taken it back just now
+                self.state = VOID
 
     def _withdraw(self) -> None:
         """End what was stopped as it opened: nothing was sent."""
@@ -210,7 +213,7 @@ class Held:
         holder, spending = self._holder, self._spending
         holder.queue.wake()
         if self._probes and any(spent.get(name) for name in self._probes):
-            spending.post(Unblocked(self._probes))
+            spending.enter(Unblocked(self._probes))
         if under:
             spending.underpriced(spent, self._cost)
         if self.state is RELEASED:

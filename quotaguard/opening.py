@@ -83,7 +83,8 @@ def remember(wanting: Reservation, refusal: Refusal) -> None:
     if facts.retry_after is None and wanting._spending.policy.on_exhausted != "wait":
         wait = math.inf
     count = wanting._cost[facts.meter]
-    denial = Denial(count, wait, refusal.stays, type(refusal), facts, wanting._changes)
+    until = min(refusal.stays, wanting._spending.fast() + holder.denies_for)
+    denial = Denial(count, wait, until, type(refusal), facts, wanting._changes)
     holder.denials[facts.meter, wanting.priority] = denial
 
 
@@ -130,21 +131,27 @@ def full_check(spending: Spending, cost: Cost, priority: str) -> Decision:
         return Decision(True, "quotaguard is disabled")  # noqa: FBT003
     ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
     counted = spending.units_of(cost)
-    changes = spending.holder.queue.changes
+    changes, asked = spending.holder.queue.changes, spending.fast()
     verdict = spending.post(Check(counted, priority, ahead))
     if isinstance(verdict, Spent) and len(counted) == 1:
-        _remember_spent(spending, counted, priority, verdict, changes)
+        _remember_spent(spending, counted, priority, verdict, changes, asked)
     if isinstance(verdict, Done):
         return Decision(True, "a poll comes first")  # noqa: FBT003
     return decision(None if isinstance(verdict, Granted) else verdict)
 
 
 def _remember_spent(
-    spending: Spending, cost: dict[str, int], priority: str, spent: Spent, changes: int
+    spending: Spending,
+    cost: dict[str, int],
+    priority: str,
+    spent: Spent,
+    changes: int,
+    asked: float,
 ) -> None:
     """Keep what a check of *cost* (one meter) found, for those who ask the same."""
     ((meter, count),) = cost.items()
     final = spent.heals is None and spending.policy.on_exhausted != "wait"
     wait = math.inf if final else 0.0
-    denial = Denial(count, wait, spent.until, QuotaExhausted, spent.facts, changes)
+    until = asked + min(spent.stays, spending.holder.denies_for)
+    denial = Denial(count, wait, until, QuotaExhausted, spent.facts, changes)
     spending.holder.denials[meter, priority] = denial

@@ -98,6 +98,8 @@ class Reservation(Held):
                 return self
             if denial is ASK:
                 self._opened(drive(self._spending, self._story()))
+                while self._overslept():
+                    self._opened(drive(self._spending, self._story()))
                 return self
         except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
             return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
@@ -111,6 +113,8 @@ class Reservation(Held):
                 return self
             if denial is ASK:
                 self._opened(await adrive(self._spending, self._story()))
+                while self._overslept():
+                    self._opened(await adrive(self._spending, self._story()))
                 return self
         except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
             return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
@@ -208,6 +212,13 @@ class Reservation(Held):
             self.state = VOID  # a listener has forked: this is the child
         self._spending.reserved(self._cost, self.priority)
 
+    def _overslept(self) -> bool:
+        """Whether the lease has ended before the call goes (a process that slept): ask again."""
+        if self.state is not OPEN or self._spending.fast() < self._holder.lease_until:
+            return False
+        self.settle_units({}, NEW)
+        return True
+
     def _stopped(self, error: BaseException) -> Any:  # noqa: ANN401 - what the user gave
         """End what did not open, nothing was sent; raise *error*, or return the fallback."""
         try:
@@ -229,7 +240,7 @@ class Reservation(Held):
             self.state = REFUSED
             remember(self, refusal)
             if isinstance(refusal, QuotaUnknown) and refusal.__cause__ is None:
-                refusal.__cause__ = self._spending.poll_error
+                refusal.__cause__ = self._spending.ledger_error or self._spending.poll_error
         try:
             if self._fallback is MISSING:
                 raise refusal

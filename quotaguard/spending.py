@@ -7,19 +7,23 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quotaguard.errors import ConfigError, ProviderError
+from quotaguard.errors import ConfigError, LedgerUnavailable, ProviderError
 from quotaguard.quota.account import Terms
-from quotaguard.quota.entries import Touch
+from quotaguard.quota.entries import Reserve, Touch
 from quotaguard.quota.events import Degraded, Event, Released, Reserved, Settled
 from quotaguard.quota.meter import MeterTerms
+from quotaguard.quota.outage import goes_without
 from quotaguard.quota.policy import Duration, seconds
 from quotaguard.quota.polls import PollTerms
 from quotaguard.quota.rates import RateTerms
 from quotaguard.quota.readings import amount, units
 from quotaguard.quota.theirs import theirs
+from quotaguard.quota.verdicts import Granted, Unknown, Unreached
+from quotaguard.waiting import in_event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from quotaguard.held import Held
     from quotaguard.ledgers import Holder
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Books, Entry
+    from quotaguard.quota.account import Books, Entry, Posted
     from quotaguard.quota.calls import Cost
     from quotaguard.quota.policy import Policy
     from quotaguard.quota.readings import Moment
@@ -87,6 +91,7 @@ class Spending:
         self.listening = bool(listeners)
         self.calls_told = bool(listeners)
         self.poll_error: ProviderError | None = None
+        self.ledger_error: LedgerUnavailable | None = None
         self._plain: dict[int, tuple[Cost, dict[str, int]]] = {}
         self.deferred: dict[int, Held] = {}
         self._left: deque[Callable[[], object]] = deque()
@@ -180,16 +185,55 @@ class Spending:
     # -- the books --------------------------------------------------------------
 
     def post(self, entry: Entry) -> Verdict:
-        """Enter something in the books, and tell what that caused."""
+        """Enter something in the books, and tell what that caused.
+
+        Raises:
+            LedgerUnavailable: a shared ledger cannot be reached.
+        """
         for _ in range(len(self._left)):
             self._left.popleft()()
-        posted = self.holder.post(entry)
+        return self.heard(self.holder.post(entry))
+
+    def enter(self, entry: Entry) -> None:
+        """Enter what nobody waits for: never blocks, where others share the ledger."""
+        if self.holder.waits:
+            self.holder.hand_in(entry)
+        else:
+            self.post(entry)
+
+    def heard(self, posted: Posted) -> Verdict:
+        """Tell what an entry caused, and return what the books answered."""
+        self.ledger_error = None
         for event in posted.events:
             self.tell(event)
+        news = self.holder.news
+        for _ in range(len(news)):
+            self.tell(news.popleft())
         if self.deferred:
             self._lapse()
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
+
+    def without_ledger(self, entry: Entry, error: LedgerUnavailable) -> Verdict:
+        """Return what holds while the books cannot be reached; see `goes_without`."""
+        if self.ledger_error is None:
+            self.degraded("ledger_down", str(error))
+        self.ledger_error = error
+        if not isinstance(entry, Reserve):
+            return Unreached(error)
+        holder, cost = self.holder, entry.cost
+        with holder.lock:
+            now, books = holder.moment(), holder.books
+            free = entry.forced or self.policy.shadow
+            if free or goes_without(books, cost, holder.lent, now, self.terms):
+                holder.lend(entry.name, cost)
+                return Granted()
+            name = next(iter(cost))
+            facts = books.facts(
+                name, now, self.terms, priority=entry.priority, requested=cost[name]
+            )
+        facts = replace(facts, reason=NO_LEDGER, retry_after=ASK_AGAIN)
+        return Unknown(facts, ASK_AGAIN)
 
     def leave(self, act: Callable[[], object]) -> None:
         """Leave *act* to whoever posts next. Takes no lock.
@@ -200,27 +244,45 @@ class Spending:
         self._left.append(act)
 
     def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
-        """Return what *draw* makes of the books as they stand now. Never polls."""
-        self.post(Touch())
+        """Return what *draw* makes of the books as they stand now. Never polls.
+
+        Raises:
+            LedgerUnavailable: a shared ledger cannot be reached.
+        """
+        self._touch()
+        return self.drawn(draw)
+
+    def drawn(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
+        """Return what *draw* makes of the books as they were last seen."""
         with self.holder.lock:
             books = self.holder.books
-            return draw(books, theirs(books.ahead, self.clock.now()), self.terms)
+            return draw(books, theirs(books.ahead, self.holder.moment()), self.terms)
+
+    def _touch(self) -> None:
+        """Bring the books up to date; an event loop, which must not wait, has the last ones."""
+        if not (self.holder.waits and in_event_loop()):
+            self.post(Touch())
 
     def wall(self) -> float:
         """Return the Unix time of now, the provider's own as far as it is known."""
-        return theirs(self.holder.books.ahead, self.clock.now()).wall
+        return theirs(self.holder.books.ahead, self.holder.moment()).wall
 
     def headroom(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the units that may still be safely spent, None for unlimited."""
-        self.post(Touch())
+        """Return the units that may still be safely spent, None for unlimited.
+
+        Of a shared ledger as it was last seen: a look at a reply asks no store.
+        """
+        if not self.holder.waits:
+            self.post(Touch())
         told: dict[str, Any] = {}
         with self.holder.lock:
-            now, books = self.clock.now(), self.holder.books
+            now, books = self.holder.moment(), self.holder.books
             for name in names:
                 read = name in books.meters and books.meters[name].read
                 room = books.room(name, now, self.terms) if read else None
+                idle = books.meters[name].idle if read else 0
                 scale = self.provider.meters[name].scale
-                told[name] = None if room is None else amount(max(0, room), scale)
+                told[name] = None if room is None else amount(max(0, room + idle), scale)
         return told
 
     def _lapse(self) -> None:
@@ -303,6 +365,11 @@ class Spending:
 
 def _silent(_: Event) -> None:
     """The log after it failed."""
+
+
+NO_LEDGER = "the ledger cannot be reached"
+ASK_AGAIN = 0.5
+"""Seconds until a store that failed is asked again; see `quotaguard.sharing.account`."""
 
 
 _REMEMBERED = 64

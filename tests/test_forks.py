@@ -23,10 +23,9 @@ import anyio
 import httpx
 import pytest
 
-from quotaguard import FullContact, Guard, MemoryLedger, Policy, QuotaExhausted
+from quotaguard import FullContact, Guard, MemoryLedger, Policy, QuotaExhausted, forking
 from quotaguard.clock import _JumpedMonotonic
 from quotaguard.drivers import BACKGROUND
-from quotaguard.ledgers import memory
 from quotaguard.quota.events import Event, Settled
 from quotaguard.stats import Stats
 from quotaguard.testing import FakeClock, fake
@@ -103,7 +102,7 @@ class Application:
             "ledger": self.ledger._lock,
             "shelf": guard._spending.stats._stats._shelf._lock,  # type: ignore[attr-defined] # made
             "background": BACKGROUND._lock,
-            "fork": memory._fork,
+            "fork": forking.LOCK.lock,
         }
 
     @property
@@ -290,7 +289,7 @@ def test_a_fork_while_ledgers_are_born_and_die(forks: int) -> None:
         for thread in threads:
             thread.join()
         sys.setswitchinterval(before)
-    assert not memory._fork.locked()
+    assert not forking.LOCK.lock.locked()
 
 
 def test_a_fork_while_a_transport_makes_its_wire() -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from quotaguard.errors import Refusal, RefusalFacts
 from quotaguard.quota.account import Books, Entry, Posted, Terms
 from quotaguard.quota.allotment import Allotment
+from quotaguard.quota.events import Event
+from quotaguard.quota.readings import Moment
 
-__all__ = ["Denial", "Holder", "Ledger", "Place", "Waiter", "WaitingLine"]
+__all__ = ["Denial", "Holder", "Ledger", "Place", "Ticket", "Waiter", "WaitingLine"]
 
 
 Place = tuple[float, int]
@@ -51,6 +53,11 @@ class Holder(Protocol):
     epoch: changes when the process forks; what was reserved before is void then.
     unowned: what was granted to a reservation, by its name, until that takes it over:
         a caller who is stopped in between finds it there.
+    waits: whether `post` asks a store, which may take long: an event loop uses `hand_in`.
+    denies_for: seconds that a refusal may be remembered.
+    lease_until: this process's fast clock, up to which what is held may be spent.
+    lent: units that calls took while the store could not be reached.
+    news: events that nobody's call has caused.
     forgotten: what reservations held that nobody ended, for the next post. Filled
         by finalizers, which may run anywhere and so must not take the lock.
     polling_loops: threads whose event loop carries out a poll.
@@ -65,6 +72,11 @@ class Holder(Protocol):
     queue: WaitingLine
     unowned: dict[str, Mapping[str, int]]
     forgotten: deque[tuple[int, Mapping[str, int]]]
+    waits: bool
+    denies_for: float
+    lease_until: float
+    lent: dict[str, int]
+    news: deque[Event]
 
     @property
     def books(self) -> Books:
@@ -74,6 +86,32 @@ class Holder(Protocol):
         """Report the holder's counts, apply *entry*, take over what it grants.
 
         It does all of that or, stopped half way (Ctrl-C), nothing.
+
+        Raises:
+            LedgerUnavailable: the store cannot be reached.
+        """
+
+    def hand_in(self, entry: Entry, waiter: Waiter | None = None) -> Ticket:
+        """Let the ledger's thread post *entry*; *waiter* is woken when that is done."""
+
+    def drop(self, ticket: Any) -> None:  # noqa: ANN401 - what its own hand_in returned
+        """Nobody waits for *ticket* any more. From anywhere; takes no lock."""
+
+    def attend(self) -> None:
+        """Somebody waits for the books to change: look whether other processes do that."""
+
+    def lend(self, name: str, cost: Mapping[str, int]) -> None:
+        """Let a call go that the books do not know of (under the lock)."""
+
+    def moment(self) -> Moment:
+        """Return what time it is for the books."""
+
+
+class Ticket(Protocol):
+    """An entry on its way to a store."""
+
+    def result(self) -> Posted:
+        """Return what the books answered.
 
         Raises:
             LedgerUnavailable: the store cannot be reached.

@@ -7,27 +7,29 @@ the cost of a shared ledger's recall is nothing here.
 
 from __future__ import annotations
 
-import bisect
+import math
 import os
 import threading
-import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from quotaguard.clock import SystemClock
+from quotaguard.forking import follow
 from quotaguard.quota.account import Books, Posted
 from quotaguard.quota.allotment import Allotment
 from quotaguard.quota.entries import Check, Reserve, Touch
 from quotaguard.quota.events import Degraded
 from quotaguard.quota.snapshot import keep, restore
 from quotaguard.quota.verdicts import Granted
+from quotaguard.waiting import Line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from quotaguard.clock import Clock
-    from quotaguard.ledgers import Denial, Place, Waiter, WaitingLine
+    from quotaguard.ledgers import Denial, Ticket, Waiter, WaitingLine
     from quotaguard.quota.account import Entry, Terms
+    from quotaguard.quota.events import Event
     from quotaguard.quota.readings import Moment
 
 __all__ = ["MemoryLedger"]
@@ -48,8 +50,7 @@ class MemoryLedger:
         self._clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._accounts: dict[str, _Account] = {}
-        with _fork:
-            _LEDGERS.add(self)
+        follow(self)
 
     def holder(self, terms: Terms) -> MemoryHolder:
         """Return the place of a guard with these terms at its account's books."""
@@ -65,17 +66,20 @@ class MemoryLedger:
     def __repr__(self) -> str:
         return f"<MemoryLedger: {len(self._accounts)} accounts>"
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
+        """Take every lock."""
         self._lock.acquire()
         for account in self._accounts.values():
             account.lock.acquire()
 
-    def _after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self) -> None:
+        """Release them."""
         for account in self._accounts.values():
             account.lock.release()
         self._lock.release()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Go on without the parent's allotments."""
         self._lock = threading.Lock()
         for account in self._accounts.values():
             account.forked()
@@ -89,7 +93,7 @@ class _Account:
         self.lock = threading.Lock()
         self.books = Books(cold_from=clock.now().slow)
         self.holders: list[MemoryHolder] = []
-        self.queue = _Line()
+        self.queue = Line()
         self.polling_loops: list[int] = []
         self.warn = False
 
@@ -110,7 +114,7 @@ class _Account:
         """
         now = self.clock.now()
         self.lock = threading.Lock()
-        self.queue = _Line()
+        self.queue = Line()
         self.polling_loops = []
         self.warn = True
         for holder in self.holders:
@@ -132,10 +136,15 @@ class _Account:
 class MemoryHolder:
     """One guard's place at the books of an account."""
 
+    waits = False
+    denies_for = lease_until = math.inf
+
     def __init__(self, account: _Account, terms: Terms, name: str) -> None:
         self.terms = terms
         self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
         self.epoch = 0
+        self.lent: dict[str, int] = {}
+        self.news: deque[Event] = deque()
         self.restart(account, name)
 
     def restart(self, account: _Account, name: str) -> None:
@@ -155,6 +164,23 @@ class MemoryHolder:
     def books(self) -> Books:
         """The books, for reading under the lock."""
         return self._account.books
+
+    def moment(self) -> Moment:
+        """Return what time it is for the books."""
+        return self._account.clock.now()
+
+    def hand_in(self, entry: Entry, waiter: Waiter | None = None) -> NoReturn:
+        """Nobody has to: `post` never waits."""
+        raise NotImplementedError
+
+    def drop(self, ticket: Ticket) -> None:
+        """There is none."""
+
+    def lend(self, name: str, cost: Mapping[str, int]) -> None:
+        """Books in memory are never out of reach."""
+
+    def attend(self) -> None:
+        """Nobody else changes these books."""
 
     def post(self, entry: Entry) -> Posted:
         """Report every holder's counts, apply *entry*, take over what it grants."""
@@ -215,84 +241,3 @@ class MemoryHolder:
             reason="this process was forked and counts by itself; its siblings cannot be "
             'seen before they show in the stats: Guard(..., ledger="sqlite:///path/quota.db")',
         )
-
-
-class _Line:
-    """Those who wait, best priority first, first come first."""
-
-    def __init__(self) -> None:
-        self.changes = 0
-        self._lock = threading.Lock()
-        self.busy: list[Place] = []
-        self._callers: dict[Place, tuple[frozenset[str], Waiter | None]] = {}
-
-    def stand(self, place: Place, meters: frozenset[str], waiter: Waiter | None) -> None:
-        """Stand in line: asleep with a *waiter*, or awake and asking the books."""
-        with self._lock:
-            # First this, and last when leaving: whoever is in line must be found here.
-            self._callers[place] = meters, waiter
-            at = bisect.bisect_left(self.busy, place)
-            if self.busy[at : at + 1] != [place]:
-                self.busy.insert(at, place)
-
-    def leave(self, place: Place) -> None:
-        """Stop waiting; whoever is not in line is not missed."""
-        with self._lock:
-            at = bisect.bisect_left(self.busy, place)
-            if self.busy[at : at + 1] == [place]:
-                del self.busy[at]
-            self._callers.pop(place, None)
-
-    def wake(self, *, after: Place | None = None, but: frozenset[str] | None = None) -> None:
-        """Wake the first in line, or the first behind *after* of other meters than *but*.
-
-        One who is awake already passes the news on when it has asked.
-        """
-        waiter = None
-        with self._lock:
-            for place in self.busy:
-                meters, waiter = self._callers[place]
-                if (after is None or place > after) and meters != but:
-                    self._callers[place] = meters, None
-                    break
-                waiter = None
-        if waiter is not None and not waiter.wake():
-            self.leave(place)  # its event loop has ended, and the task with it
-            self.wake(after=after, but=but)
-
-
-_LEDGERS: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
-_FORKING: list[MemoryLedger] = []
-_fork = threading.Lock()
-"""Held while the process forks, which two threads may want to at once; and while a
-ledger is born: a fork goes over all of them."""
-
-
-def _before_fork() -> None:
-    _fork.acquire()
-    _FORKING.extend(_LEDGERS)
-    for ledger in _FORKING:
-        ledger._before_fork()  # noqa: SLF001 - this module's own
-
-
-def _after_fork_in_parent() -> None:
-    for ledger in _FORKING:
-        ledger._after_fork_in_parent()  # noqa: SLF001 - this module's own
-    _FORKING.clear()
-    _fork.release()
-
-
-def _after_fork_in_child() -> None:
-    global _fork  # noqa: PLW0603 - the parent's stays locked by the thread that forked
-    for ledger in _FORKING:
-        ledger._after_fork_in_child()  # noqa: SLF001 - this module's own
-    _FORKING.clear()
-    _fork = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

@@ -17,7 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from quotaguard.clock import Clock, SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable
+from quotaguard.quota.policy import Duration
 from quotaguard.quota.readings import Moment
+from quotaguard.sharing.ledger import LEASE, SharedLedger
 from quotaguard.sharing.redis_words import (
     FAULTS,
     MEMORY,
@@ -32,7 +34,7 @@ from quotaguard.sharing.redis_words import (
 from quotaguard.sharing.servertime import Sample, ServerTime
 from quotaguard.sharing.store import Draft, Seen, Turn
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisLedger", "RedisStore"]
 
 SECONDS = 5.0
 """How long an exchange goes on when others are always faster."""
@@ -312,3 +314,23 @@ def _errors_of(client: object) -> tuple[type[Exception], ...]:
         title = package.title()
         found += [getattr(errors, f"{title}Error"), getattr(errors, f"{title}ClusterException")]
     return tuple(found)
+
+
+class RedisLedger(SharedLedger):
+    """Books on a Redis or Valkey server, for many hosts. Exact among all of them.
+
+    where: a URL (``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``),
+        or a synchronous client of redis or valkey: of a server, of a cluster, or what
+        Sentinel's ``master_for`` gives. Event loops never wait for it.
+    lease: seconds for which a process may spend from its allotment without being heard of,
+        while the server cannot be reached.
+
+    Raises:
+        ConfigError: it is none of these, or the package is missing.
+    """
+
+    def __init__(
+        self, where: object, *, lease: Duration = LEASE, clock: Clock | None = None
+    ) -> None:
+        clock = clock or SystemClock()
+        super().__init__(RedisStore(where, clock), lease=lease, clock=clock)

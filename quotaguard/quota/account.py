@@ -11,19 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 from quotaguard.errors import RefusalFacts
 from quotaguard.quota.allotment import Lane, Tally
 from quotaguard.quota.events import Degraded, Event, PeriodTurned, ThresholdCrossed
+from quotaguard.quota.leases import Lease
 from quotaguard.quota.lines import line, share_left
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.pacing import RateBooks
-from quotaguard.quota.plain import heard, told
 from quotaguard.quota.polls import Polls, PollTerms
 from quotaguard.quota.rates import NO_RATES, RateTerms
 from quotaguard.quota.readings import Moment, Period, amount, nothing
 from quotaguard.quota.theirs import theirs
+from quotaguard.quota.written import BOOKS, STATES
 
 __all__ = ["VERSION", "Books", "Entry", "Posted", "Terms", "Verdict", "queue_of"]
 
@@ -83,14 +85,17 @@ class Books:
         "asked_wall",
         "cold_from",
         "contested",
+        "distrusted",
         "ended",
         "holders",
+        "leases",
         "live",
         "meters",
         "paused",
         "period",
         "polls",
         "rates",
+        "recalled",
         "slots",
         "state_told",
     )
@@ -99,6 +104,9 @@ class Books:
         """Open empty books. *cold_from* (slow clock): a predecessor may have spent."""
         self.meters: dict[str, MeterBooks] = {}
         self.holders: dict[str, dict[str, Tally]] = {}
+        self.leases: dict[str, Lease] = {}
+        self.recalled = -math.inf
+        self.distrusted: float | None = None
         self.polls = Polls()
         self.period = Period()
         self.ended: Period | None = None
@@ -151,7 +159,7 @@ class Books:
         tallies = self.holders.setdefault(holder, {})
         for name, tally in report.items():
             last = tallies.get(name, _NONE)
-            if tally[:4] == last[:4]:
+            if tally[:4] == last[:4] and tally.idle == last.idle:
                 continue
             meter = self.meter(name)
             # Drawn units are entered when granted; a record draws on its own.
@@ -159,9 +167,11 @@ class Books:
             cleared = max(tally.cleared, last.cleared)
             meter.held += (drawn - last.drawn) - (cleared - last.cleared)
             spent, unknown = max(tally.spent, last.spent), max(tally.unknown, last.unknown)
-            at = min(tally.at, now.slow)
+            meter.idle += tally.idle - last.idle
+            # Of a holder whose clock differs by a hair: never older than it says.
+            at = now.slow if tally.at == math.inf else tally.at
             meter.resolve(spent - last.spent, unknown - last.unknown, at, terms.meters[name])
-            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0)
+            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0, tally.idle)
 
     def _hold(self, holder: str, posted: Posted) -> None:
         """Enter what was granted: it counts as spent until it is cleared."""
@@ -170,10 +180,13 @@ class Books:
         tallies = self.holders[holder]
         for name in {**posted.granted, **posted.lanes}:
             lane = posted.lanes.get(name)
-            count = posted.granted.get(name, 0) + (lane.units if lane else 0)
+            ahead = lane.units if lane else 0
+            count = posted.granted.get(name, 0) + ahead
             last = tallies.get(name, _NONE)
-            tallies[name] = last._replace(drawn=last.drawn + count)
-            self.meter(name).held += count
+            tallies[name] = last._replace(drawn=last.drawn + count, idle=last.idle + ahead)
+            meter = self.meter(name)
+            meter.held += count
+            meter.idle += ahead
 
     def _turn(self, now: Moment, terms: Terms) -> list[Event]:
         """Begin a new period once the old one has ended beyond doubt, by the clock.
@@ -258,6 +271,7 @@ class Books:
         scale = mine.meter.scale
         limited = meter is not None and meter.read and meter.limit is not None
         room = self.room(name, now, terms) if meter is not None and limited else None
+        idle = 0 if meter is None else meter.idle
         margin = meter.margin(now.fast, mine) if meter is not None and limited else 0
         return RefusalFacts(
             provider=terms.provider,
@@ -266,8 +280,8 @@ class Books:
             priority=priority,
             requested=amount(requested, scale),
             limit=None if meter is None or meter.limit is None else amount(meter.limit, scale),
-            used=None if meter is None else amount(meter.likely() + meter.held, scale),
-            headroom=None if room is None else amount(max(0, room), scale),
+            used=None if meter is None else amount(meter.likely() + meter.reserved, scale),
+            headroom=None if room is None else amount(max(0, room + idle), scale),
             margin=amount(margin, scale),
             resets_at=self.period.ends_at if self.live and mine.resets else None,
             read_at=_utc(self.asked_wall),
@@ -280,7 +294,7 @@ class Books:
             meter, mine = self.meters[name], terms.meters.get(name)
             if mine is None or not meter.limit or not meter.read:
                 continue
-            used = meter.likely() + meter.held
+            used = meter.likely() + meter.reserved
             share = used / meter.limit
             passed = [at for at in mine.policy.warn_at if meter.warned < at <= share]
             if not passed:
@@ -315,10 +329,14 @@ class Books:
     # -- as JSON ----------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the books as JSON can carry them, with their version."""
-        state: dict[str, Any] = {"version": VERSION}
-        for name in self.__slots__:
-            state[name] = _STATES.get(name, told)(getattr(self, name))
+        """Return the books as JSON can carry them, with their version.
+
+        Infinity is there by Python's own word for it, which only Python need read.
+        """
+        state = dict(zip(Books.__slots__, _values(self), strict=True))
+        for name, tell in STATES.items():
+            state[name] = tell(state[name])
+        state["version"] = VERSION
         return state
 
     @classmethod
@@ -333,7 +351,8 @@ class Books:
             raise ValueError(msg)
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, _BOOKS.get(name, heard)(state[name]))
+            read = BOOKS.get(name)
+            setattr(books, name, state[name] if read is None else read(state[name]))
         return books
 
     def copy(self) -> Books:
@@ -342,6 +361,7 @@ class Books:
 
 
 _NONE = Tally(at=0.0)
+_values = attrgetter(*Books.__slots__)
 
 
 def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None
@@ -351,47 +371,3 @@ def _utc(wall: float | None) -> Any:  # noqa: ANN401 - a datetime or None
 def queue_of(meter: str, priority: str) -> str:
     """Return the key in `Books.slots` of those who wait: each meter's line by itself."""
     return f"{priority} {meter}"
-
-
-def _period(value: Any) -> Any:  # noqa: ANN401 - a period, told as a list
-    return None if value is None else [value.start, value.end, value.skew]
-
-
-def _contested(value: Any) -> Any:  # noqa: ANN401 - a period and when it was told
-    return None if value is None else [_period(value[0]), value[1]]
-
-
-def _read_contested(value: Any) -> tuple[Period, float] | None:  # noqa: ANN401 - as above
-    return None if value is None else (Period(*value[0]), value[1])
-
-
-def _read_period(value: Any) -> Period | None:  # noqa: ANN401 - what _period told
-    return None if value is None else Period(*value)
-
-
-_STATES: Mapping[str, Any] = {
-    "meters": lambda meters: {name: meter.state() for name, meter in meters.items()},
-    "holders": lambda holders: {
-        who: {name: list(tally) for name, tally in tallies.items()}
-        for who, tallies in holders.items()
-    },
-    "polls": lambda polls: polls.state(),
-    "rates": lambda rates: rates.state(),
-    "period": _period,
-    "contested": _contested,
-    "ended": _period,
-    "slots": dict,
-}
-_BOOKS: Mapping[str, Any] = {
-    "meters": lambda told: {name: MeterBooks.of(state) for name, state in told.items()},
-    "holders": lambda told: {
-        who: {name: Tally(*tally) for name, tally in tallies.items()}
-        for who, tallies in told.items()
-    },
-    "polls": Polls.of,
-    "rates": RateBooks.of,
-    "period": _read_period,
-    "contested": _read_contested,
-    "ended": _read_period,
-    "slots": dict,
-}

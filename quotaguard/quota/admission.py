@@ -36,6 +36,7 @@ from quotaguard.quota.entries import (
     GiveBack,
     PollLost,
     Reserve,
+    Touch,
     delayed,
 )
 from quotaguard.quota.events import Event, Refused
@@ -51,6 +52,7 @@ from quotaguard.quota.verdicts import (
     Spent,
     TooLarge,
     Unknown,
+    Unreached,
     Verdict,
 )
 
@@ -67,6 +69,7 @@ __all__ = [
     "Sleep",
     "Story",
     "Tell",
+    "looking",
     "observing",
     "polling",
     "refreshing",
@@ -178,6 +181,7 @@ def reserving(request: Request) -> Story:
         Refusal: the call does not go. Nothing is held for it.
     """
     slot: Slot | None = None
+    last: Verdict | None = None
     now, error, news = request.at, None, False
     while True:
         waited = now - request.at
@@ -210,8 +214,7 @@ def reserving(request: Request) -> Story:
                 return (yield from _refuse(request, verdict, error, now))
         if late:
             return (yield from _refuse(request, verdict, error, now))
-        same = slot is not None and slot == before
-        yield from _delayed(request, facts, delay, reason, again=same)
+        yield from _delayed(request, facts, delay, reason, again=_again(last, verdict))
         undo = None if slot is None else _return(request, slot, facts.meter)
         woken = yield Sleep(delay, request.priority, undo, polled=polled)
         if woken is None:
@@ -220,7 +223,14 @@ def reserving(request: Request) -> Story:
             assert isinstance(woken, float)  # noqa: S101 - the driver's contract
             # Woken early there is news in the books: those behind must not wait for a poll.
             news = woken < now + delay
-            now = woken
+            now, last = woken, verdict
+
+
+def _again(last: Verdict | None, verdict: Verdict) -> bool:
+    """Whether a caller only looked if its place has come, or if others have given back."""
+    if not isinstance(last, Later) or not isinstance(verdict, Later):
+        return False
+    return (verdict.slot is not None and verdict.slot == last.slot) or (last.lent and verdict.lent)
 
 
 def _return(request: Request, slot: Slot, meter: str) -> GiveBack:
@@ -241,6 +251,8 @@ def _patience(request: Request, spent: Spent, left: float) -> float:
 def _poll_oneself(request: Request) -> Generator[Ask, object, ProviderError | None]:
     """Poll although somebody else does: two polls at once are harmless."""
     verdict = yield Post(AskToPoll(f"{request.name}'", anyway=True))
+    if isinstance(verdict, Unreached):
+        return None
     assert isinstance(verdict, Due)  # noqa: S101 - it was asked for anyway
     return (yield from polling(verdict.claim, here=True))
 
@@ -269,7 +281,7 @@ def _refuse(request: Request, verdict: object, error: ProviderError | None, now:
     """Tell the refusal and raise it; in shadow mode let the call go all the same."""
     refusal = _refusal(request, verdict)
     if isinstance(verdict, Spent):
-        refusal.stays = verdict.until
+        refusal.stays = now + verdict.stays
     elif isinstance(verdict, Later) and not isinstance(verdict.slot, RateSlot):
         refusal.stays = now + min(1.0, verdict.delay - (request.max_wait - (now - request.at)))
     yield Tell(_refused(refusal, shadow=request.shadow))
@@ -331,8 +343,25 @@ def _refused(refusal: Refusal, *, shadow: bool) -> Refused:
     )
 
 
+def looking() -> Generator[Ask, object, None]:
+    """Bring the books up to date, for one who wants to see them.
+
+    Raises:
+        LedgerUnavailable: they cannot be reached.
+    """
+    verdict = yield Post(Touch())
+    if isinstance(verdict, Unreached):
+        raise verdict.error
+
+
 def refreshing(name: str) -> Generator[Ask, object, ProviderError | None]:
-    """Poll now, because the user asks: good news is believed at once."""
+    """Poll now, because the user asks: good news is believed at once.
+
+    Raises:
+        LedgerUnavailable: nobody can enter what the poll would bring.
+    """
     verdict = yield Post(AskToPoll(name, anyway=True))
+    if isinstance(verdict, Unreached):
+        raise verdict.error
     assert isinstance(verdict, Due)  # noqa: S101 - it was asked for anyway
     return (yield from polling(verdict.claim, here=True, trusted=True))

@@ -34,6 +34,7 @@ class Tally(NamedTuple):
 
     at: the slow clock when the newest of *spent* was resolved; a report may come
     much later, and must not make an old charge look young for longer than it is.
+    idle: what is held and not in any call: the rest of a lane.
     """
 
     drawn: int = 0
@@ -41,6 +42,7 @@ class Tally(NamedTuple):
     spent: int = 0
     unknown: int = 0
     at: float = math.inf
+    idle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Purse:
         "end",
         "headroom",
         "opened",
+        "parked",
         "room",
         "spent",
         "taken",
@@ -83,6 +86,7 @@ class Purse:
         self.at = -math.inf
         self.room: Mapping[str, int] = NOTHING
         self.end = 0.0
+        self.parked: float | None = None
         self.headroom: int | None = None
 
 
@@ -109,7 +113,7 @@ class Allotment:
         Outcomes that stayed unknown until they can no longer be charged late are
         counted as spent here.
         """
-        self._lapse(now)
+        self.lapse(now)
         told = {}
         for meter, purse in self.purses.items():
             purse.cleared = purse.drawn - purse.opened
@@ -205,7 +209,8 @@ class Allotment:
             purse.cleared += count
             purse.spent += count
 
-    def _lapse(self, now: Moment) -> None:
+    def lapse(self, now: Moment) -> None:
+        """Count as spent what can no longer be charged late."""
         kept = []
         for until, cost in self.lapses:
             if now.slow < until:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from quotaguard.errors import RefusalFacts
 from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict, queue_of
 from quotaguard.quota.allotment import NO_ROOM, Lane
+from quotaguard.quota.leases import active
 from quotaguard.quota.lines import share_left, wait_for
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.pacing import RateSlot
@@ -30,9 +31,18 @@ INSTANT = 1e-6
 """Seconds that Unix time as a float cannot tell apart: to wait for them has no end."""
 
 PAUSED = "the provider asked for a pause"
+LENT = "other holders have in their allotments what is left"
+DISTRUSTED = "the ledger lost what it had acknowledged, and waits until that has shown"
 
 LONGEST_LANE = 5.0
 PENDING_LANE = 0.25
+"""Seconds that a lane may last; one whose holder has a lease ends with that."""
+
+MOST = 1_000
+"""Units of a lane where others share the books: more saves no more trips (algorithm.md 6.3)."""
+
+HEARTBEAT = 1.0
+"""Seconds within which every holder hears that others need what it does not use."""
 
 
 def judge(
@@ -51,6 +61,8 @@ def judge(
     slot: the caller comes for this one, which it was given. moved: when the request went
     that this one replaces. paused: heed the pause that the provider asked for.
     """
+    if books.distrusted is not None:
+        return _distrusted(books, books.distrusted, cost, priority, now, terms)
     worst = judge_cost(books, cost, priority, now, terms, promised=isinstance(slot, float))
     if worst is not None and not isinstance(worst, Later):
         return worst
@@ -112,6 +124,25 @@ def _held(
     return delay, f"the rate {rate}" if place.at > start else PAUSED, place
 
 
+def _distrusted(
+    books: Books,
+    until: float,
+    cost: Mapping[str, int],
+    priority: str,
+    now: Moment,
+    terms: Terms,
+) -> Verdict:
+    """Return what keeps every call back until a poll that is asked after *until* has been read."""
+    name = next(iter(cost), next(iter(terms.meters)))
+    facts = _facts(books, name, cost.get(name, 0), priority, now, terms)
+    if now.fast < until:
+        return _later(facts, until - now.fast, DISTRUSTED)
+    if books.polls.pending(now):
+        return Pending(replace(facts, reason=DISTRUSTED), books.polls.until - now.fast)
+    retry = None if books.polls.stopped else max(0.0, books.polls.next - now.fast)
+    return Unknown(replace(facts, reason=DISTRUSTED, retry_after=retry), retry)
+
+
 def _rank(verdict: Verdict) -> float:
     match verdict:
         case TooLarge():
@@ -152,8 +183,11 @@ def _judge_meter(
         return None
     whole = meter.limit + mine.overage
     room = books.room(name, now, terms) or 0
-    if count > min(room, _blind(books, name, priority, now, terms)):
+    most = min(room, _blind(books, name, priority, now, terms))
+    if count > most:
         facts = _facts(books, name, count, priority, now, terms)
+        if count <= most + meter.idle:
+            return replace(_later(facts, HEARTBEAT, LENT), lent=True)
         if count > whole > 0:
             return TooLarge(facts)
         best = meter.least() + _least_margin(meter, mine)
@@ -192,7 +226,7 @@ def _blind(books: Books, name: str, priority: str, now: Moment, terms: Terms) ->
     if policy.on_stale != "cautious" or books.age(name, now) <= mine.max_age:
         return math.inf
     share = CAUTIOUS_BEST if policy.slack.get(priority, 0.0) >= 1.0 else CAUTIOUS
-    return share * meter.shown - (meter.spent + meter.held - meter.spent_shown)
+    return share * meter.shown - (meter.taken + meter.idle - meter.spent_shown)
 
 
 def _least_margin(meter: MeterBooks, mine: MeterTerms) -> int:
@@ -226,7 +260,7 @@ def _spent(
         if meter.rise and not books.polls.stopped and meter.least() < whole:
             # The margin alone keeps it; what others spend may slow down by the next poll.
             facts = replace(facts, retry_after=max(0.0, books.polls.next - now.fast))
-        return Spent(facts, None, max(now.fast, until), turns)
+        return Spent(facts, None, max(0.0, until - now.fast), turns)
     quiet = max(meter.samples[-1][0], meter.blocked_at if meter.blocked else -math.inf)
     if meter.held:
         quiet = now.slow
@@ -235,7 +269,7 @@ def _spent(
         exact = max(exact, books.cold_from + terms.settled + 0.01 - now.slow)
     wait = max(0.0, exact, meter.asked_fast + terms.polls.shortest - now.fast)
     facts = replace(facts, retry_after=wait)
-    return Spent(facts, wait, now.fast + min(wait, 1.0), turns)
+    return Spent(facts, wait, min(wait, 1.0), turns)
 
 
 def _line(
@@ -271,6 +305,9 @@ def _line(
     if delay < INSTANT and count <= room:
         return None
     facts = _facts(books, name, count, priority, now, terms)
+    lent = books.meters[name].idle
+    if lent and delay > HEARTBEAT and not ahead and count <= room + lent - held:
+        return replace(_later(facts, HEARTBEAT, LENT), lent=True)
     scale = terms.meters[name].meter.scale
     better = max(policy.slack, key=lambda other: policy.slack[other])
     facts = replace(facts, held=amount(held, scale), held_for=better)
@@ -282,22 +319,26 @@ def lanes(
 ) -> dict[str, Lane]:
     """Return what the holder may take by itself until the lanes end.
 
-    taken: units that this very entry grants and that are not yet in the books.
+    names: meters, and the units of each that the holder will soon take, where others
+    share the books. taken: units that this very entry grants and that are not yet in
+    the books.
     """
     granted: dict[str, Lane] = {}
-    if books.rates.logs:
+    if books.rates.logs or books.distrusted is not None or now.fast < books.recalled:
         return granted  # every request is one of a rate, and is entered there
     for name in names:
         meter = books.meters.get(name)
         if meter is None or not meter.read or meter.blocked:
             continue
-        lane = _lane(books, name, now, terms, taken.get(name, 0))
+        lane = _lane(books, name, now, terms, taken.get(name, 0), names[name])
         if lane is not None:
             granted[name] = lane
     return granted
 
 
-def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lane | None:
+def _lane(
+    books: Books, name: str, now: Moment, terms: Terms, taken: int, wanted: int
+) -> Lane | None:
     meter, mine = books.meters[name], terms.meters[name]
     policy = mine.policy
     seconds = _lane_seconds(books, name, now, mine)
@@ -309,7 +350,7 @@ def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lan
         return Lane(UNLIMITED_LANE, room, end)
     whole = (books.room(name, now, terms, at=end) or 0) - taken
     top = whole
-    used = meter.likely() + meter.held + taken
+    used = meter.likely() + meter.reserved + taken
     for at in policy.warn_at:
         if meter.warned < at:
             # The call that crosses a threshold is decided by the books, which tell.
@@ -318,6 +359,10 @@ def _lane(books: Books, name: str, now: Moment, terms: Terms, taken: int) -> Lan
     if meter.calm() > 0:
         # So is the one that brings the next poll forward.
         top = min(top, meter.calm() - 1 - taken)
+    holders = active(books)
+    if holders:
+        # Guided self-scheduling: half of what is left, among all, and not beyond demand.
+        top = min(top, whole // (2 * holders), wanted, MOST)
     shares = {}
     for priority in policy.slack:
         waits = books.slots.get(queue_of(name, priority), -math.inf) > now.fast
@@ -336,6 +381,9 @@ def _lane_seconds(books: Books, name: str, now: Moment, mine: MeterTerms) -> flo
     seconds = LONGEST_LANE
     if mine.tick:
         seconds = min(seconds, mine.tick)
+    if books.leases:
+        # Its spend is told with every heartbeat, and looks as young as that.
+        seconds = max(lease.until for lease in books.leases.values()) - now.fast
     if not books.polls.stopped:
         pending = books.polls.pending(now)
         seconds = min(seconds, PENDING_LANE if pending else books.polls.next - now.fast)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from quotaguard.errors import NoSubscription, ProviderError, RefusalFacts, StatsForbidden
 from quotaguard.quota.account import Books, Posted, Terms, queue_of
+from quotaguard.quota.allotment import Lane
 from quotaguard.quota.decide import judge, judge_cost, lanes
 from quotaguard.quota.events import Delayed, Event, PollFailed
+from quotaguard.quota.leases import recall
 from quotaguard.quota.observing import Observe, hasten, ladder
 from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.polls import REFUSED_EVERY, RETRY_AFTER_CAP, Claim
@@ -30,11 +32,13 @@ __all__ = [
     "Blocked",
     "Check",
     "Doubt",
+    "Draw",
     "GiveBack",
     "Observe",
     "Pause",
     "PollLost",
     "Reserve",
+    "Rest",
     "Touch",
     "Unblocked",
     "delayed",
@@ -64,7 +68,8 @@ class Reserve:
     slot: the place that the caller was given before and now comes for.
     may_poll: the caller can make a poll that is due.
     forced: the call goes whatever the books say (shadow mode).
-    lanes: meters to grant lanes for. max_wait: a longer delay is not waited for.
+    lanes: meters to grant lanes for, and how much of each will soon be taken; None for no
+        lanes. max_wait: a longer delay is not waited for.
     moved: when (slow clock) the request went that this one replaces: it covered this one.
     """
 
@@ -74,7 +79,7 @@ class Reserve:
     slot: Slot | None = None
     may_poll: bool = True
     forced: bool = False
-    lanes: Mapping[str, int] = field(default_factory=nothing)
+    lanes: Mapping[str, int] | None = field(default_factory=nothing)
     max_wait: float = math.inf
     moved: float | None = None
 
@@ -149,7 +154,9 @@ class Reserve:
                 meter.block(now)
                 probes.append(name)
         hasten(books, now, terms, self.cost)
-        ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, self.cost)
+        ahead: Mapping[str, Lane] = nothing()
+        if self.lanes is not None:
+            ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, self.cost)
         for name, count in self.cost.items():
             books.meters[name].held += count
         events = [*told, *books.crossed(self.cost, now, terms)]
@@ -164,6 +171,8 @@ class Reserve:
 
     def _plan(self, books: Books, verdict: Verdict, now: Moment, terms: Terms) -> Verdict:
         """Hand out the slot, or plan the poll that may change the verdict."""
+        if isinstance(verdict, Later) and verdict.lent:
+            recall(books, now)
         if isinstance(verdict, Later) and verdict.slot is not None:
             if verdict.delay > self.max_wait or verdict.delay == math.inf:
                 return verdict
@@ -194,7 +203,7 @@ class Check:
 
     cost: Mapping[str, int]
     priority: str
-    lanes: Mapping[str, int] = field(default_factory=nothing)
+    lanes: Mapping[str, int] | None = field(default_factory=nothing)
 
     def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
         """Look only."""
@@ -210,8 +219,21 @@ class Check:
             timed = isinstance(verdict, Later) and not isinstance(verdict.slot, float)
             first = not (closed or timed) and books.polls.due(now, terms.polls, urgent=True)
             return Posted(Done() if first else verdict)
+        if self.lanes is None:
+            return Posted(Granted())
         ahead = lanes(books, {**self.cost, **self.lanes}, now, terms, nothing())
         return Posted(Granted(), lanes=ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draw lanes for the units of each meter that are *wanted* soon."""
+
+    wanted: Mapping[str, int]
+
+    def apply(self, books: Books, now: Moment, terms: Terms) -> Posted:
+        """Grant what may be taken ahead of the calls, which may be nothing."""
+        return Posted(Done(), lanes=lanes(books, self.wanted, now, terms, nothing()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +244,11 @@ class Touch:
         """Nothing else: the report came with it."""
         events = books.crossed(books.meters, now, terms)
         return Posted(Done(), events=(*events, *ladder(books, now, terms)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rest(Touch):
+    """Do as `Touch`, of a holder that gives back what no call has taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     spent    own units resolved so far; unknown outcomes at the full price
     unknown  the part of it whose outcome was never learnt
     held     own units reserved and unresolved, and allotments given out
+    idle     the part of it that is in no call: the rest of the allotments
     base     what the newest reading said, less our own spend that it must contain
     floor    the best lower bound of all that is not ours
 
@@ -20,9 +21,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
-from quotaguard.quota.plain import heard, told
 from quotaguard.quota.readings import Moment, Usage
 from quotaguard.quota.terms import MeterTerms
 
@@ -56,6 +57,7 @@ class MeterBooks:
         "drift_from",
         "floor",
         "held",
+        "idle",
         "limit",
         "lower",
         "polls",
@@ -78,6 +80,7 @@ class MeterBooks:
         self.spent = 0
         self.unknown = 0
         self.held = 0
+        self.idle = 0
         self.base = 0
         self.floor: int | None = None
         self.limit: int | None = None
@@ -150,7 +153,17 @@ class MeterBooks:
 
     def calm(self) -> int:
         """Return the own units that may go before a quarter of what a reading showed is gone."""
-        return math.ceil(POLL_THETA * self.shown) - (self.spent + self.held - self.spent_shown)
+        return math.ceil(POLL_THETA * self.shown) - (self.taken - self.spent_shown)
+
+    @property
+    def taken(self) -> int:
+        """Units of calls, ended or not: what is held in allotments is not taken yet."""
+        return self.spent + self.held - self.idle
+
+    @property
+    def reserved(self) -> int:
+        """Units of calls in flight."""
+        return self.held - self.idle
 
     # -- own spend --------------------------------------------------------------
 
@@ -216,9 +229,9 @@ class MeterBooks:
         self.asked, self.asked_fast = asked.slow, asked.fast
         if self.blocked and asked.slow > self.blocked_at + terms.lag:
             self.unblock()
-        self.spent_shown = self.spent + self.held
+        self.spent_shown = self.taken
         limit = self.limit
-        self.shown = 0 if limit is None else max(0, limit - self.known() - self.held)
+        self.shown = 0 if limit is None else max(0, limit - self.known() - self.reserved)
 
     def _rebase(self, base: int, lowest: int, terms: MeterTerms, *, cold: bool) -> None:
         # A predecessor is somebody else: its spend must be able to raise the base.
@@ -344,8 +357,8 @@ class MeterBooks:
         self.polls = []
         self.used = 0
         self.unblock()
-        self.shown = 0 if self.limit is None else max(0, self.limit - self.known() - self.held)
-        self.spent_shown = self.spent + self.held
+        self.shown = 0 if self.limit is None else max(0, self.limit - self.known() - self.reserved)
+        self.spent_shown = self.taken
 
     def own_rate(self, now: Moment) -> float:
         """Return own units per second: of the last five minutes, or half hour if that is more.
@@ -367,24 +380,20 @@ class MeterBooks:
     # -- as JSON ----------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the numbers as JSON can carry them."""
-        return {name: told(getattr(self, name)) for name in self.__slots__}
+        """Return the numbers as JSON can carry them, with Python's word for infinity."""
+        state = dict(zip(MeterBooks.__slots__, _numbers(self), strict=True))
+        state["samples"], state["polls"] = self.samples[:], self.polls[:]
+        return state
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> MeterBooks:
         """Return the books that `state` told."""
         books = cls()
         for name in cls.__slots__:
-            setattr(books, name, heard(state[name]))
+            setattr(books, name, state[name])
         books.samples = [(at, spent) for at, spent in books.samples]
         books.polls = [(at, low, unseen) for at, low, unseen in books.polls]
         return books
 
-    def copy(self) -> MeterBooks:
-        """Return books that go on by themselves."""
-        books = MeterBooks.__new__(MeterBooks)
-        for name in self.__slots__:
-            setattr(books, name, getattr(self, name))
-        books.samples = list(self.samples)
-        books.polls = list(self.polls)
-        return books
+
+_numbers = attrgetter(*MeterBooks.__slots__)

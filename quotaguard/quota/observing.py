@@ -51,6 +51,8 @@ class Observe:
         """Reconcile every meter that the reading names."""
         events: list[Event] = []
         books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
+        if books.distrusted is not None and self.claim.asked.fast >= books.distrusted:
+            books.distrusted = None
         if self._period(books, now, events, terms):
             self._meters(books, terms, events)
             books.slots.clear()
@@ -205,7 +207,9 @@ def hasten(books: Books, now: Moment, terms: Terms, taken: Mapping[str, int] = N
     The schedule knows only the pace at the last poll; an import may have begun since.
     taken: units that are being granted. Returns whether it is so.
     """
-    gone = False
+    gone = books.distrusted is not None and now.fast >= books.distrusted
+    if gone:
+        books.polls.want(now.fast, now, terms.polls)
     for name, meter in books.meters.items():
         if meter.read and meter.shown and meter.calm() <= taken.get(name, 0):
             books.polls.want(meter.asked_fast + terms.polls.shortest, now, terms.polls)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from quotaguard.quota.plain import heard, told
 from quotaguard.quota.policy import Policy, seconds
 from quotaguard.quota.readings import Moment
 
@@ -214,13 +214,16 @@ class Polls:
         return self.next
 
     def state(self) -> dict[str, Any]:
-        """Return the schedule as JSON can carry it."""
-        return {name: told(getattr(self, name)) for name in self.__slots__}
+        """Return the schedule as JSON can carry it, with Python's word for infinity."""
+        return dict(zip(Polls.__slots__, _numbers(self), strict=True))
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Polls:
         """Return the schedule that `state` told."""
         polls = cls()
         for name in cls.__slots__:
-            setattr(polls, name, heard(state[name]))
+            setattr(polls, name, state[name])
         return polls
+
+
+_numbers = attrgetter(*Polls.__slots__)

@@ -16,7 +16,7 @@ from quotaguard.quota.allotment import Allotment, Purse
 from quotaguard.quota.meter import MeterBooks
 from quotaguard.quota.polls import Polls
 
-__all__ = ["Kept", "keep", "restore"]
+__all__ = ["Kept", "keep", "keep_allotments", "restore"]
 
 Kept = list[tuple[object, tuple[str, ...], tuple[Any, ...]]]
 """Whose attributes, their names, and their values."""
@@ -51,6 +51,12 @@ def keep(books: Books, allotments: Iterable[Allotment]) -> Kept:
     for log in rates.logs.values():
         window = log.asked, log.began, log.entries[:], log.total
         kept.append((log, ("asked", "began", "entries", "total"), window))
+    return kept + keep_allotments(allotments)
+
+
+def keep_allotments(allotments: Iterable[Allotment]) -> Kept:
+    """Return all that a holder's own part of an entry may change, as it is."""
+    kept: Kept = []
     for allotment in allotments:
         kept.append((allotment, ("purses",), (dict(allotment.purses),)))
         kept.append((allotment, ("lapses",), (allotment.lapses,)))  # never changed in place

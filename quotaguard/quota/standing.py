@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from quotaguard.quota.decide import judge
 from quotaguard.quota.readings import UNKNOWN_PERIOD, Moment, Period, amount
 from quotaguard.quota.verdicts import Later, Pending, Spent, Unknown, Verdict
 
-__all__ = ["Decision", "Row", "Standing", "counts", "decision", "standing", "told"]
+__all__ = ["Decision", "Holding", "Row", "Standing", "counts", "decision", "standing", "told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Row:
     limit: None is unlimited. reserved: units of calls in flight. headroom: units
     that may still be safely spent, None is unlimited. margin: units held back.
     delay: seconds that a call of one unit would wait now, None where none goes.
+    allotted: units of the headroom that holders have drawn for their next calls.
     read_at: when the newest reading was asked, None without one. drift: units
     that others spent since the first reading of the period.
     """
@@ -57,6 +58,7 @@ class Row:
     delay: float | None
     read_at: datetime | None
     drift: float
+    allotted: float = 0
 
     def __repr__(self) -> str:
         headroom = "" if self.headroom is None else f", headroom {self.headroom:,}"
@@ -75,16 +77,35 @@ def counts(meter: str, used: float, limit: float | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """What one holder, a process, had of an account when it was last heard of.
+
+    name: host, process and a number. reserved: units of its calls in flight, by meter.
+    allotted: units that it has drawn for its next calls. spent: units that it has spent
+    under this name. lease: seconds left, below 0 for one that is not heard of any more and
+    whose calls may still be charged; None where nobody else shares the books.
+    """
+
+    name: str
+    reserved: Mapping[str, float]
+    allotted: Mapping[str, float]
+    spent: Mapping[str, float]
+    lease: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """The account's whole picture: iterates over rows; ``standing[meter]`` is one.
 
-    age: seconds since the newest reading was asked, None without one.
+    age: seconds since the newest reading was asked, None without one. holders: every
+    process that spends from the account, this one too.
     """
 
     provider: str
     account: str
     rows: tuple[Row, ...]
     age: float | None
+    holders: tuple[Holding, ...] = ()
     by_meter: dict[str, Row] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -129,7 +150,21 @@ def standing(books: Books, now: Moment, terms: Terms) -> Standing:
     """Return the picture of *books*, which must have been touched just now."""
     rows = tuple(_row(books, name, now, terms) for name in told(books, terms))
     age = None if books.asked_wall is None else now.fast - books.asked_fast
-    return Standing(terms.provider, terms.account, rows, age)
+    holders = tuple(_holding(books, name, now, terms) for name in sorted(books.holders))
+    return Standing(terms.provider, terms.account, rows, age, holders)
+
+
+def _holding(books: Books, name: str, now: Moment, terms: Terms) -> Holding:
+    reserved, allotted, spent = {}, {}, {}
+    for meter, tally in books.holders[name].items():
+        if meter in terms.meters:
+            scale = terms.meters[meter].meter.scale
+            reserved[meter] = amount(tally.drawn - tally.cleared - tally.idle, scale)
+            allotted[meter] = amount(tally.idle, scale)
+            spent[meter] = amount(tally.spent, scale)
+    lease = books.leases.get(name)
+    left = None if lease is None else lease.until - now.fast
+    return Holding(name, reserved, allotted, spent, left)
 
 
 def told(books: Books, terms: Terms) -> Iterator[str]:
@@ -143,21 +178,22 @@ def _row(books: Books, name: str, now: Moment, terms: Terms) -> Row:
     meter, mine = books.meters[name], terms.meters[name]
     scale = mine.meter.scale
     room = books.room(name, now, terms) if meter.read else 0
-    if meter.blocked:
-        room = 0
+    if room is not None:
+        # What lies idle in allotments is recalled from there for whoever needs it.
+        room = 0 if meter.blocked else max(0, room + meter.idle)
     priority = "normal" if "normal" in mine.policy.slack else next(iter(mine.policy.slack))
-    held = meter.held
     return Row(
         meter=name,
         used=amount(meter.likely(), scale),
         limit=None if meter.limit is None else amount(meter.limit, scale),
-        reserved=amount(held, scale),
-        headroom=None if room is None else amount(max(0, room), scale),
+        reserved=amount(meter.reserved, scale),
+        headroom=None if room is None else amount(room, scale),
         margin=amount(meter.margin(now.fast, mine) if meter.limit is not None else 0, scale),
         period=books.period if mine.resets else UNKNOWN_PERIOD,
         delay=decision(judge(books, {name: scale}, priority, now, terms)).delay,
         read_at=Period(None, books.asked_wall).ends_at,
         drift=amount(meter.drift, scale),
+        allotted=amount(meter.idle, scale),
     )
 
 

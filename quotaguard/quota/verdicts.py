@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quotaguard.errors import RefusalFacts
+from quotaguard.errors import LedgerUnavailable, RefusalFacts
 from quotaguard.quota.account import Verdict
 from quotaguard.quota.pacing import RateSlot
 from quotaguard.quota.polls import Claim
@@ -19,6 +19,7 @@ __all__ = [
     "Spent",
     "TooLarge",
     "Unknown",
+    "Unreached",
     "Verdict",
 ]
 
@@ -69,12 +70,14 @@ class Later(Verdict):
 
     slot: the caller was handed this place in the order of its priority (on a line the
     fast clock's time), which it gives back when it does not want it.
+    lent: other holders have what it needs in their allotments, and are asked for it.
     """
 
     facts: RefusalFacts
     delay: float
     reason: str
     slot: Slot | None = None
+    lent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +86,14 @@ class Spent(Verdict):
 
     heals: seconds until a poll may show more, because part of what counts as
         spent is not proven; None where it is.
-    until: the fast clock's time up to which the answer stays the same if nothing
-        else happens.
+    stays: seconds for which the answer stays the same if nothing else happens.
     turns: seconds until the period turns, None where that is not known.
     polled: the poll that may heal it is under way.
     """
 
     facts: RefusalFacts
     heals: float | None
-    until: float
+    stays: float
     turns: float | None = None
     polled: bool = False
 
@@ -101,6 +103,13 @@ class TooLarge(Verdict):
     """The call could never fit, even in a fresh period."""
 
     facts: RefusalFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached(Verdict):
+    """Nothing was entered: the ledger cannot be reached."""
+
+    error: LedgerUnavailable
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Desk:
     def copied(self) -> tuple[Books, dict[str, Tally], Moment]:
         """Return the books as they are kept, and what the holder would report now."""
         state, now = self.holder.books.state(), self.clock.now()
-        books = Books.of(json.loads(json.dumps(state, allow_nan=False)))
+        books = Books.of(json.loads(json.dumps(state)))
         assert books.state() == state, "the books do not survive JSON"
         return books, cloned(self.holder.allotment).report(now), now
 

@@ -352,9 +352,9 @@ class Account(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """The books are put away and taken out again."""
-        told = json.dumps(self.books.state(), allow_nan=False)
+        told = json.dumps(self.books.state())
         self.books = Books.of(json.loads(told))
-        assert json.dumps(self.books.state(), allow_nan=False) == told
+        assert json.dumps(self.books.state()) == told
 
     # -- what always holds ------------------------------------------------------------
 

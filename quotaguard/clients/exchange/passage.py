@@ -160,11 +160,11 @@ class Passage:
         for evidence in bill.evidence:
             match evidence.kind:
                 case "exhausted":
-                    self._spending.post(Blocked(evidence.meters))
+                    self._spending.enter(Blocked(evidence.meters))
                 case "pause":
-                    self._spending.post(Pause(evidence.seconds))
+                    self._spending.enter(Pause(evidence.seconds))
                 case "doubt":
-                    self._spending.post(Doubt())
+                    self._spending.enter(Doubt())
 
     def _charge(self, bill: Bill) -> None:
         reservation, cost = self.reservation, bill.cost

@@ -1,0 +1,77 @@
+"""What holds locks takes them before the process forks, and begins anew in the child.
+
+A child has one thread. A lock that another thread of its parent held would stay locked
+there for ever; so a fork waits until all of ours are free.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Protocol
+
+__all__ = ["LOCK", "Forked", "follow"]
+
+
+class Forked(Protocol):
+    """What must know of a fork."""
+
+    def before_fork(self) -> None:
+        """Take every lock, in the order in which they are always taken."""
+
+    def after_fork_in_parent(self) -> None:
+        """Release them."""
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: with new locks, without threads, without what the parent holds."""
+
+
+class _Lock:
+    """Held while the process forks, and while something that must know of it is born.
+
+    Two threads may want to fork at once, and a fork goes over all that must know.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+LOCK = _Lock()
+_KNOWN: weakref.WeakSet[Forked] = weakref.WeakSet()
+_FORKING: list[Forked] = []
+
+
+def follow(one: Forked) -> None:
+    """Tell *one* of every fork, as long as it lives."""
+    with LOCK.lock:
+        _KNOWN.add(one)
+
+
+def _before_fork() -> None:
+    LOCK.lock.acquire()
+    _FORKING.extend(_KNOWN)
+    for one in _FORKING:
+        one.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for one in _FORKING:
+        one.after_fork_in_parent()
+    _FORKING.clear()
+    LOCK.lock.release()
+
+
+def _after_fork_in_child() -> None:
+    LOCK.lock = threading.Lock()  # the parent's stays locked by the thread that forked
+    for one in _FORKING:
+        one.after_fork_in_child()
+    _FORKING.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,50 @@
+"""The shared ledgers that a process has opened by their URLs: one for each."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from quotaguard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quotaguard.clock import Clock
+    from quotaguard.sharing.ledger import SharedLedger
+
+__all__ = ["shared_ledger"]
+
+_OPENED: weakref.WeakValueDictionary[tuple[str, int], SharedLedger] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+SERVERS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+
+def shared_ledger(url: str, clock: Clock) -> SharedLedger:
+    """Return the ledger at *url*: two guards that name the same one share their allotments.
+
+    Raises:
+        ConfigError: there is no such ledger, or no books can be kept there.
+    """
+    scheme = url.partition(":")[0]
+    with _lock:
+        found = _OPENED.get((url, id(clock)))
+        if found is not None:
+            return found
+        made: SharedLedger
+        if scheme == "sqlite":
+            from quotaguard.ledgers.sqlite import SQLiteLedger  # noqa: PLC0415 - sqlite3 costs 5 ms
+
+            made = SQLiteLedger(url, clock=clock)
+        elif scheme in SERVERS:
+            from quotaguard.ledgers.redis import RedisLedger  # noqa: PLC0415 - redis costs 100 ms
+
+            made = RedisLedger(url, clock=clock)
+        else:
+            msg = (
+                f"there is no ledger {scheme!r}: use memory://, sqlite:///path/quota.db, "
+                "redis://host or valkey://host"
+            )
+            raise ConfigError(msg)
+        _OPENED[url, id(clock)] = made
+        return made

@@ -1,0 +1,99 @@
+"""Leases: until when a holder may spend what it holds, and what becomes of it after that.
+
+Where processes share the books, each is a holder under a lease, which every entry of
+its own renews. A holder that is not heard of any more was killed, or sleeps. What it
+holds it may have spent to the last unit, and its last call may be charged *late*
+seconds after its lease: then all of it counts as spent without a known outcome, and
+the next reading knows better (algorithm.md 1.2, 6.3). The lease begins before the
+holder asks and ends, here, that long after the entry: the holder always stops first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from quotaguard.quota.allotment import Tally
+
+if TYPE_CHECKING:
+    from quotaguard.quota.account import Books, Terms
+    from quotaguard.quota.readings import Moment
+
+__all__ = ["RECALLED", "Lease", "active", "distrust", "recall", "tend"]
+
+RECALLED = 3.0
+"""Seconds for which nobody is given more than its call, after a request that found
+nothing because others hold it (algorithm.md 6.3)."""
+
+
+class Lease(NamedTuple):
+    """A holder's right to spend what it holds.
+
+    until: of the books' fast clock. late: seconds after that in which its last call may
+    still be charged.
+    """
+
+    until: float
+    late: float
+
+
+def tend(books: Books, holder: str, now: Moment, terms: Terms, seconds: float) -> None:
+    """Renew the lease of *holder*, which is here, and end those that ran out."""
+    for name, lease in list(books.leases.items()):
+        if name != holder and now.fast >= lease.until:
+            _end(books, name, lease, now, terms)
+    late = max((mine.late for mine in terms.meters.values()), default=0.0)
+    books.leases[holder] = Lease(now.fast + seconds, late)
+
+
+def _end(books: Books, name: str, lease: Lease, now: Moment, terms: Terms) -> None:
+    """Forget a holder that holds nothing, and give up one whose last call is past charging."""
+    tallies = books.holders.get(name, {})
+    if any(tally.drawn != tally.cleared for tally in tallies.values()):
+        if now.fast < lease.until + lease.late:
+            return
+        for meter, tally in tallies.items():
+            _give_up(books, meter, tally, now, terms)
+    books.holders.pop(name, None)
+    del books.leases[name]
+
+
+def _give_up(books: Books, name: str, tally: Tally, now: Moment, terms: Terms) -> None:
+    count = tally.drawn - tally.cleared
+    meter = books.meter(name)
+    meter.held -= count
+    meter.idle -= tally.idle
+    # Another guard's meter, that these terms do not name, has a lag of its own: any
+    # terms only say how exactly times are kept, and a charge looks younger, not older.
+    mine = terms.meters.get(name) or next(iter(terms.meters.values()))
+    meter.resolve(count, count, now.slow, mine)
+
+
+def active(books: Books) -> int:
+    """Return how many holders share the books now; 0 where they are one process's own."""
+    return len(books.leases)
+
+
+def recall(books: Books, now: Moment) -> None:
+    """Ask every holder for what it does not use: somebody finds nothing because of it."""
+    books.recalled = now.fast + RECALLED
+
+
+def distrust(books: Books, now: Moment, terms: Terms, seconds: float) -> None:
+    """Grant nothing until what the books may have forgotten has ended and was read.
+
+    A store that lost what it had acknowledged has lost grants, and spend, of holders
+    that may be dead by now. The living tell their counts again. The others' leases end
+    within *seconds*, and what they spent shows after the lag (algorithm.md 6.2).
+    """
+    lag = max((mine.lag for mine in terms.meters.values()), default=0.0)
+    until = now.fast + max(seconds, lag + SPARE)
+    books.distrusted = max(until, -math.inf if books.distrusted is None else books.distrusted)
+    # What a dead holder's last call costs may come later still: as after a cold start.
+    books.cold_from = now.slow
+    books.polls.claimed = None
+    books.slots.clear()
+
+
+SPARE = 2.0
+"""Seconds beyond the lag after which a lost charge must show: clocks and ways differ."""

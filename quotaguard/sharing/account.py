@@ -1,0 +1,333 @@
+"""One account's books as a process knows them, and how its threads post to the store together.
+
+Whoever posts takes along what the others want: one exchange with the store carries all
+that waits. Decisions from memory go on meanwhile; nobody who makes one takes *turn*.
+The books are changed under *lock*, which is never held while the store is asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from quotaguard.errors import LedgerUnavailable
+from quotaguard.quota.account import Posted
+from quotaguard.quota.entries import Check, Reserve, Rest, Touch
+from quotaguard.quota.readings import Moment
+from quotaguard.quota.snapshot import keep_allotments, restore
+from quotaguard.quota.verdicts import Granted
+from quotaguard.sharing.exchange import Effect, Exchange, Ticket, undoing
+from quotaguard.sharing.holder import SharedHolder
+from quotaguard.sharing.record import Anchor, Record
+from quotaguard.sharing.store import Seen
+from quotaguard.waiting import Line
+
+if TYPE_CHECKING:
+    from quotaguard.clock import Clock
+    from quotaguard.ledgers import Waiter, WaitingLine
+    from quotaguard.quota.account import Books, Entry, Terms
+    from quotaguard.sharing.ledger import SharedLedger
+
+__all__ = ["SharedAccount"]
+
+QUIET = (Reserve, Check, Touch)
+"""Entries that nobody waits for: they never give anybody more."""
+
+IDLE = 1.0 / 6.0
+"""Of the lease, after which a lane that nobody took from goes back: 5 s of 30."""
+
+LOOKS = 1.0 / 120.0
+"""Of the lease, between two looks whether others have changed what callers here wait for."""
+
+DOWN_FOR = 0.5
+"""Seconds for which a store that failed is not asked again: its timeouts must not add up."""
+
+
+class SharedAccount:
+    """The books of one account, shared with other processes."""
+
+    def __init__(self, ledger: SharedLedger, name: str) -> None:
+        self._ledger = ledger
+        self.account = name
+        self.clock: Clock = ledger.clock
+        self.numbers = itertools.count(1)
+        self.holders: list[SharedHolder] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Know nothing yet: at first, and in a child that was forked."""
+        self.lock = threading.Lock()
+        self.turn = threading.Lock()
+        self.queue: WaitingLine = Line()
+        self.polling_loops: list[int] = []
+        self.tickets: deque[Ticket] = deque()
+        self.lost: deque[Ticket] = deque()
+        self.version, self.text = "", ""
+        self.clean = True
+        self.record = Record.new(Seen("", None, self.clock.now(), ""))
+        self._anchor: Anchor | None = None
+        self._down: tuple[float, LedgerUnavailable] | None = None
+        self.beat_at = self.look_at = math.inf
+
+    def forked(self) -> None:
+        """Begin anew in a child: what its parent holds is not its own."""
+        self.begin()
+        for holder in self.holders:
+            holder.restart(self.new_name())
+
+    def new_name(self) -> str:
+        """Return a holder's name that no other has or had."""
+        return self._ledger.name_of(next(self.numbers))
+
+    def holder(self, terms: Terms) -> SharedHolder:
+        """Guards of equal terms are one holder; lanes depend on the terms."""
+        for holder in self.holders:
+            if holder.terms == terms:
+                return holder
+        holder = SharedHolder(self, terms, self.new_name())
+        self.holders.append(holder)
+        return holder
+
+    def moment(self) -> Moment:
+        """Return the books' time, by this process's clock since it last heard of it."""
+        now, anchor = self.clock.now(), self._anchor
+        if anchor is None:
+            return now
+        gone = now.fast - anchor.local
+        return Moment(anchor.slow + gone, anchor.fast + gone, now.wall)
+
+    # -- posting ----------------------------------------------------------------
+
+    def post(self, holder: SharedHolder, entry: Entry) -> Posted:
+        """Post *entry* with all that waits, in this thread.
+
+        Raises:
+            LedgerUnavailable: the store could not be reached, read or written.
+        """
+        ticket = Ticket(holder, entry, None)
+        self.tickets.append(ticket)
+        try:
+            with self.turn:
+                if not ticket.done:
+                    self._serve()
+        except BaseException:
+            self.drop(ticket)
+            raise
+        self._ledger.attend(self)
+        return ticket.result()
+
+    def hand_in(self, holder: SharedHolder, entry: Entry, waiter: Waiter | None) -> Ticket:
+        """Let the ledger's thread post *entry*."""
+        ticket = Ticket(holder, entry, waiter, heard=waiter is not None)
+        self.tickets.append(ticket)
+        self._ledger.attend(self, now=True)
+        return ticket
+
+    def drop(self, ticket: Ticket) -> None:
+        """Nobody waits for *ticket* any more: what it is granted goes back.
+
+        It takes no lock: a coroutine that is thrown away may be finalized anywhere.
+        """
+        self.lost.append(ticket)
+
+    def attend(self) -> None:
+        """Have the ledger's thread look after this account."""
+        self._ledger.attend(self)
+
+    def serve(self) -> None:
+        """Post all that waits, in the ledger's thread."""
+        with self.turn:
+            self._serve()
+
+    def _serve(self) -> None:
+        """Exchange once for every ticket in the queue (under *turn*)."""
+        tickets = [self.tickets.popleft() for _ in range(len(self.tickets))]
+        if not tickets:
+            return
+        try:
+            self._exchange(tickets)
+        except LedgerUnavailable as error:
+            for ticket in tickets:
+                ticket.end(error)
+        except BaseException:
+            # Ctrl-C: the one whom it stopped has gone, the others ask again.
+            self.tickets.extendleft([one for one in reversed(tickets) if one.posted is None])
+            for ticket in tickets:
+                if ticket.posted is not None:
+                    ticket.end()
+            raise
+        self._undo_lost()
+
+    # -- one exchange -----------------------------------------------------------
+
+    def _exchange(self, tickets: list[Ticket]) -> None:
+        sent = self.clock.fast()
+        if self._down is not None and sent < self._down[0]:
+            raise LedgerUnavailable(self._down[1].args[0], store=self._ledger.store.name)
+        own = [ticket.holder for ticket in tickets]
+        others = [holder for holder in self.holders if holder.holds and holder not in own]
+        tickets = [*tickets, *(Ticket(holder, Touch(), None, heard=False) for holder in others)]
+        exchange = Exchange(self, self._ledger, tickets, self._anchor)
+        try:
+            version = self._ledger.exchange(self.account, self.version, exchange.turn)
+        except LedgerUnavailable as error:
+            self._failed(unsure=error.unsure)
+            self._down = sent + DOWN_FOR, error
+            raise
+        except BaseException:
+            self._failed(unsure=True)
+            raise
+        self._down = None
+        self._written(version, exchange.effects[version], tickets, sent)
+
+    def _failed(self, *, unsure: bool) -> None:
+        """Go on with what is in hand; without what was on its way back, if that may be there."""
+        with self.lock:
+            self.clean = False
+            for holder in self.holders:
+                if unsure:
+                    holder.forfeit()
+                else:
+                    holder.kept()
+
+    def _written(self, version: str, done: Effect, tickets: list[Ticket], sent: float) -> None:
+        """Make true here what is in the books now."""
+        with self.lock:
+            kept = keep_allotments(holder.allotment for holder in done.reports)
+            try:
+                self._take_up(done, tickets, sent)
+            except BaseException:
+                # As if the answer had been lost: the next report gives back what it granted.
+                restore(kept)
+                for ticket in tickets:
+                    ticket.posted = None
+                    ticket.holder.unowned.pop(getattr(ticket.entry, "name", ""), None)
+                raise
+            self.record, self.text, self.version = done.record, done.text, version
+            self.clean = True
+        for text in self._ledger.warnings():
+            tickets[0].holder.degraded(text)
+        for ticket in tickets:
+            ticket.end()
+        if any(not isinstance(ticket.entry, QUIET) for ticket in tickets):
+            self.queue.changes += 1
+            self.queue.wake()
+
+    def _take_up(self, done: Effect, tickets: list[Ticket], sent: float) -> None:
+        """Take over what was granted (under the lock)."""
+        local, books = self.clock.fast(), done.record.books
+        for holder, report in done.reports.items():
+            holder.lease_until = sent + self._ledger.lease
+            holder.gave(report)
+        for ticket, posted in zip(tickets, done.posted, strict=True):
+            ticket.posted = posted
+            if not ticket.heard:
+                ticket.holder.news.extend(posted.events)
+            if isinstance(ticket.entry, Reserve) and isinstance(posted.verdict, Granted):
+                ticket.holder.unowned[ticket.entry.name] = posted.granted
+                ticket.holder.allotment.accept(posted.granted, {})
+        for holder, posted in done.lanes.items():
+            holder.take_up(posted.lanes, local, done.ahead)
+            holder.news.extend(posted.events)
+        for holder in done.reports:
+            holder.told = dict(books.holders.get(holder.name, {}))
+        self._anchor = Anchor(done.now.slow, done.now.fast, sent)
+        self.beat_at = math.inf
+        if any(holder.holds for holder in self.holders):
+            self.beat_at = local + self._horizon(books, done.now)
+
+    def _horizon(self, books: Books, now: Moment) -> float:
+        """Return the seconds until the books must hear of this process again.
+
+        In time for its leases; sooner, where others may soon need what is idle here.
+        """
+        lease = self._ledger.lease
+        soonest = lease / 3.0
+        for holder in self.holders:
+            if not holder.idle:
+                continue
+            for name, meter in books.meters.items():
+                if name not in holder.terms.meters or not meter.read or meter.limit is None:
+                    continue
+                room = max(0, books.room(name, now, holder.terms) or 0)
+                pace = max(meter.own_rate(now), 1e-9)
+                soonest = min(soonest, room / pace / 4.0)
+        return max(lease / 30.0, soonest)
+
+    def _undo_lost(self) -> None:
+        """Give back what was granted to somebody who did not wait for it."""
+        for _ in range(len(self.lost)):
+            ticket = self.lost.popleft()
+            if not ticket.done:
+                self.lost.append(ticket)
+                continue
+            undo = None if ticket.posted is None else undoing(ticket.entry, ticket.posted.verdict)
+            if undo is not None:
+                self.hand_in(ticket.holder, undo, None)
+            if isinstance(ticket.entry, Reserve):
+                with self.lock:
+                    ticket.holder.withdraw(ticket.entry.name)
+
+    # -- what is due without being asked ----------------------------------------
+
+    def tend(self, fast: float) -> float:
+        """Do what is due, in the ledger's thread; return when the next is."""
+        if self.tickets:
+            self.serve()
+        if fast >= self.beat_at:
+            self.beat()
+        if not self.queue.busy:
+            self.look_at = math.inf
+        elif fast >= self.look_at or self.look_at == math.inf:
+            if fast >= self.look_at:
+                self.look()
+            self.look_at = fast + self._ledger.lease * LOOKS
+        return min(self.beat_at, self.look_at)
+
+    def give_back(self) -> None:
+        """Tell all, and give back what no call has taken.
+
+        Raises:
+            LedgerUnavailable: the store cannot be reached, read or written.
+        """
+        with self.turn:
+            holders = [holder for holder in self.holders if holder.holds]
+            if holders:
+                self._exchange([Ticket(one, Rest(), None, heard=False) for one in holders])
+
+    def beat(self) -> None:
+        """Renew the leases, tell what was spent, and give back what others need or nobody uses."""
+        with self.turn:
+            self.beat_at = math.inf
+            tickets = []
+            for holder in self.holders:
+                if holder.holds:
+                    rest = holder.rests(self.clock.fast(), self._ledger.lease * IDLE)
+                    entry = Rest() if rest else Touch()
+                    tickets.append(Ticket(holder, entry, None, heard=False))
+            try:
+                if tickets:
+                    self._exchange(tickets)
+            except LedgerUnavailable:
+                self.beat_at = self.clock.fast() + max(DOWN_FOR, self._ledger.lease / 30.0)
+
+    def look(self) -> None:
+        """See whether others have changed the books, for those who wait here."""
+        shown: list[Seen] = []
+        with self.turn:
+            exchange = Exchange(self, self._ledger, [], self._anchor)
+            try:
+                version = self._ledger.exchange(self.account, self.version, shown.append)
+                if shown[-1].text is None:
+                    return
+                with self.lock:
+                    self.record = exchange.read(shown[-1])
+                    self.version, self.text = version, shown[-1].text
+                    self.clean = True
+            except LedgerUnavailable:
+                return
+        self.queue.changes += 1
+        self.queue.wake()

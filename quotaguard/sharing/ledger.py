@@ -1,0 +1,150 @@
+"""A ledger over any store: the accounts of this process, its thread, and what a fork does."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from quotaguard.clock import SystemClock
+from quotaguard.errors import ConfigError, LedgerUnavailable
+from quotaguard.forking import follow
+from quotaguard.quota.policy import seconds
+from quotaguard.sharing.account import SharedAccount
+from quotaguard.sharing.thread import LedgerThread
+
+if TYPE_CHECKING:
+    from quotaguard.clock import Clock
+    from quotaguard.quota.account import Terms
+    from quotaguard.quota.policy import Duration
+    from quotaguard.sharing.holder import SharedHolder
+    from quotaguard.sharing.store import Store, Turn
+
+__all__ = ["LEASE", "SharedLedger"]
+
+LEASE = 30.0
+"""Seconds for which a holder may spend what it holds without being heard of. Doorman's
+are of minutes, for capacity; a quota that a dead process holds should come back sooner."""
+
+
+class SharedLedger:
+    """Books that processes share, in a store.
+
+    lease: seconds for which a process may spend from its allotment while the store cannot
+        be reached; so long, and `Policy.late`, the units of a killed one stay away.
+    """
+
+    def __init__(
+        self, store: Store, *, lease: Duration = LEASE, clock: Clock | None = None
+    ) -> None:
+        self.store = store
+        self.clock: Clock = clock or SystemClock()
+        self.lease = seconds(lease, "lease")
+        if not self.lease > 0:
+            raise ConfigError("lease= is a time above 0 s: without one nothing can be held")
+        self._lock, self._exchanging = threading.Lock(), threading.Lock()
+        self._accounts: dict[str, SharedAccount] = {}
+        self._begin()
+        _LEDGERS.add(self)
+        follow(self)
+
+    def _begin(self) -> None:
+        self._prefix = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(3).hex()}"
+        self._thread = LedgerThread(self)
+
+    def holder(self, terms: Terms) -> SharedHolder:
+        """Return the place of a guard with these terms at its account's books."""
+        with self._lock:
+            account = self._accounts.get(terms.account)
+            if account is None:
+                account = self._accounts[terms.account] = SharedAccount(self, terms.account)
+            return account.holder(terms)
+
+    def close(self) -> None:
+        """Give back what this process does not use, and let go of the store.
+
+        Other guards may still use it: then it is opened again.
+        """
+        for account in list(self._accounts.values()):
+            with contextlib.suppress(LedgerUnavailable):
+                account.give_back()
+        self.store.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.store.name}: {len(self._accounts)} accounts>"
+
+    # -- for its accounts -------------------------------------------------------
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a holder of this process: nobody else has or had it."""
+        return f"{self._prefix}.{number}"
+
+    def exchange(self, account: str, known: str, turn: Turn) -> str:
+        """Exchange with the store, one account at a time.
+
+        Raises:
+            LedgerUnavailable: see `Store.exchange`.
+        """
+        with self._exchanging:
+            return self.store.exchange(account, known, turn)
+
+    def warnings(self) -> list[str]:
+        """Return what whoever runs the store should know, each once."""
+        told: list[str] = getattr(self.store, "warnings", [])
+        return [told.pop(0) for _ in range(len(told))]
+
+    def version(self) -> str:
+        """Return the name of a text: no two have the same, whatever a store forgets."""
+        return os.urandom(9).hex()
+
+    def attend(self, account: SharedAccount, *, now: bool = False) -> None:
+        """Have the thread look after *account* when it is due."""
+        due = 0.0 if now or account.queue.busy else account.beat_at
+        if due < float("inf"):
+            self._thread.attend(due)
+
+    def tend(self) -> float:
+        """Do what is due for every account; return when the next is, by the fast clock."""
+        fast = self.clock.fast()
+        return min((one.tend(fast) for one in list(self._accounts.values())), default=float("inf"))
+
+    # -- fork -------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Take every lock: no exchange is under way then."""
+        self._lock.acquire()
+        for account in self._accounts.values():
+            account.turn.acquire()
+            account.lock.acquire()
+        self._exchanging.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Release them."""
+        self._exchanging.release()
+        for account in self._accounts.values():
+            account.lock.release()
+            account.turn.release()
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Go on as another holder, over a connection of its own."""
+        self._lock, self._exchanging = threading.Lock(), threading.Lock()
+        self.store.forked()
+        self._begin()
+        for account in self._accounts.values():
+            account.forked()
+
+
+_LEDGERS: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    """Give back what the process holds, so that others need not wait for its lease."""
+    for ledger in list(_LEDGERS):
+        with contextlib.suppress(Exception):
+            ledger.close()

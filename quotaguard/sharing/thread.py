@@ -1,0 +1,66 @@
+"""The ledger's thread: leases renewed, spend told, and every store call of an event loop.
+
+It is started by the first holder that holds something, never at import, and is not
+there in a child that was forked until that does. Stores block; event loops never wait
+for one, and Ctrl-C never reaches this thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from weakref import ref
+
+if TYPE_CHECKING:
+    from quotaguard.sharing.ledger import SharedLedger
+
+__all__ = ["LedgerThread"]
+
+LONGEST = 3_600.0
+"""Seconds to wait where nothing is due: some clocks cannot wait for ever."""
+
+
+class LedgerThread:
+    """Does what is due for a ledger, as long as that lives."""
+
+    def __init__(self, ledger: SharedLedger) -> None:
+        self._ledger = ref(ledger, self._gone)
+        self._clock = ledger.clock
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._next = 0.0
+        self._over = False
+
+    def attend(self, at: float) -> None:
+        """See to it that the ledger is looked after at this time of the fast clock."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="quotaguard-ledger", daemon=True
+                    )
+                    self._thread.start()
+        if at < self._next:
+            self._wake.set()
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        self._over = True
+        self._wake.set()
+
+    def _gone(self, _: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while not self._over:
+            # Before it looks: who comes while it does must wake it.
+            self._wake.clear()
+            self._next = float("inf")
+            ledger = self._ledger()
+            if ledger is None:
+                return
+            due = ledger.tend()
+            del ledger
+            self._next = due
+            self._clock.wait(self._wake, min(LONGEST, max(0.0, due - self._clock.fast())))
