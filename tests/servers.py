@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections import deque
@@ -23,7 +24,7 @@ from typing import Any
 import redis
 from wires import closed_port
 
-__all__ = ["Between", "Server", "between", "cluster", "program", "sentinel", "serving"]
+__all__ = ["Between", "Sentinel", "Server", "between", "cluster", "program", "sentinel", "serving"]
 
 START_SECONDS = 20.0
 
@@ -49,22 +50,13 @@ class Server:
 
     keeps: every write is on disk before it is acknowledged (an AOF); else nothing is.
     options: more of them, as on the command line: ``["--maxmemory", "10mb"]``.
-    tls: the folder has ``server.pem`` and ``ca.pem``; the port speaks TLS only.
     """
 
     ready = b"Ready to accept connections"
 
-    def __init__(
-        self,
-        folder: Path,
-        options: Sequence[str] = (),
-        *,
-        keeps: bool = False,
-        tls: bool = False,
-    ) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = (), *, keeps: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._options, self._tls = folder, list(options), tls
-        self._keeps = keeps
+        self.folder, self._options, self._keeps = folder, list(options), keeps
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread()
@@ -79,12 +71,10 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"redis{'s' * self._tls}://127.0.0.1:{self.port}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client beside the one that is tested; it waits long."""
-        if self._tls:
-            options |= {"ssl": True, "ssl_ca_certs": str(self.folder / "ca.pem")}
         settings: dict[str, Any] = {"port": self.port, "protocol": 2, "socket_timeout": 10}
         return redis.Redis(**settings | options)
 
@@ -104,16 +94,12 @@ class Server:
         raise AssertionError(b"".join(self._log).decode())
 
     def _command(self) -> list[str]:
-        port = ["--port", str(self.port)]
-        if self._tls:
-            port = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
-            port += ["--tls-cert-file", "server.pem", "--tls-key-file", "server.pem"]
-            port += ["--tls-ca-cert-file", "ca.pem"]
         kept = ["--appendonly", "yes", "--appendfsync", "always"] if self._keeps else []
-        where = ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        where = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        where += ["--dir", str(self.folder), "--save", ""]
         # A replica is given the data at once, and the first one is not waited for.
         where += ["--repl-diskless-sync-delay", "0"]
-        return [program(), *port, *where, *kept, *self._options]
+        return [program(), *where, *kept, *self._options]
 
     def _begin(self) -> bool:
         self._log = []
@@ -200,6 +186,17 @@ class Sentinel(Server):
         )
         return [program(), str(file), "--sentinel"]
 
+    def fail_over(self, replica: Server) -> None:
+        """Promote the replica, and let the primary follow it."""
+        started = False
+        with closing(self.client()) as client:
+            while client.sentinel_masters()["main"]["port"] != replica.port:
+                with suppress(redis.RedisError):  # it does not know the replica well yet
+                    started = started or bool(client.execute_command("SENTINEL FAILOVER", "main"))
+                threading.Event().wait(0.02)
+        # It would do that itself, but only looks every ten seconds.
+        self.primary.ask("REPLICAOF", "127.0.0.1", replica.port)
+
 
 @contextmanager
 def serving(folder: Path, options: Sequence[str] = (), **settings: Any) -> Iterator[Server]:
@@ -213,7 +210,7 @@ def serving(folder: Path, options: Sequence[str] = (), **settings: Any) -> Itera
 
 
 @contextmanager
-def sentinel(folder: Path, primary: Server) -> Iterator[Server]:
+def sentinel(folder: Path, primary: Server) -> Iterator[Sentinel]:
     """Run a Sentinel."""
     watching = Sentinel(folder, primary)
     try:
@@ -239,19 +236,23 @@ class Between:
     """A wire to a server that spoils requests which have *word* in them, one per fault.
 
     faults: ``lose`` lets the server answer and closes instead of passing that on, ``hold``
-        lets it answer and says nothing, ``swallow`` closes instead of passing the request.
+        lets it answer and says nothing, ``swallow`` closes instead of passing the request;
+        bytes are answered in the server's place.
     meanwhile: is called when a fault has come, before anything else is done.
+    tls: what it speaks TLS with; carried servers do not.
     """
 
-    def __init__(self, server: Server, word: bytes = b"swap") -> None:
-        self._server, self._word = server, word
-        self.faults: deque[str] = deque()
+    def __init__(
+        self, server: Server, word: bytes = b"swap", tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._server, self._word, self._tls = server, word, tls
+        self.faults: deque[str | bytes] = deque()
         self.meanwhile: Callable[[], object] = lambda: None
         self.requests: list[bytes] = []
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self._listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis{'s' * (tls is not None)}://127.0.0.1:{self.port}/0"
         self._threads = [threading.Thread(target=self._accept, name="servers")]
         self._threads[0].start()
 
@@ -267,30 +268,32 @@ class Between:
 
     def _serve(self, ours: socket.socket) -> None:
         address = ("127.0.0.1", self._server.port)
-        with ours, suppress(OSError), socket.create_connection(address) as theirs:
-            self._pass(ours, theirs)
+        with suppress(OSError):
+            if self._tls is not None:
+                # It closes what it is given where the client does not like the certificate.
+                ours = self._tls.wrap_socket(ours, server_side=True)
+            with ours, socket.create_connection(address) as theirs:
+                self._pass(ours, theirs)
 
     def _pass(self, ours: socket.socket, theirs: socket.socket) -> None:
-        fault = ""
+        fault: str | bytes = ""
         while not self._stop.is_set():
             for side in select.select([ours, theirs], [], [], 0.05)[0]:
-                data = side.recv(1 << 20)
-                if not data:
-                    return
+                data = _received(side)
                 if side is ours:
                     self.requests.append(data)
                     if self._word in data and self.faults:
                         fault = self.faults.popleft()
-                    if fault == "swallow":
-                        self.meanwhile()
-                        return
-                    theirs.sendall(data)
-                elif not fault:
-                    ours.sendall(data)
-                else:
+                    if isinstance(fault, bytes):
+                        ours.sendall(fault)
+                        fault = ""
+                        continue
+                if fault and (side is theirs or fault == "swallow"):
                     self.meanwhile()
-                    if fault == "lose":
-                        return
+                if not data or (fault, side) in {("swallow", ours), ("lose", theirs)}:
+                    return
+                if side is ours or not fault:
+                    (theirs if side is ours else ours).sendall(data)
 
     def close(self) -> None:
         """End every connection and wait for every thread."""
@@ -302,10 +305,18 @@ class Between:
         self._listener.close()
 
 
+def _received(side: socket.socket) -> bytes:
+    """Return what has come, nothing where the other side has gone."""
+    data = side.recv(1 << 20)
+    while data and isinstance(side, ssl.SSLSocket) and side.pending():
+        data += side.recv(1 << 20)
+    return data
+
+
 @contextmanager
-def between(server: Server, word: bytes = b"swap") -> Iterator[Between]:
+def between(server: Server, **settings: Any) -> Iterator[Between]:
     """Run a wire to a server."""
-    wire = Between(server, word)
+    wire = Between(server, **settings)
     try:
         yield wire
     finally:

@@ -6,6 +6,9 @@ import functools
 import hashlib
 import importlib
 import inspect
+import os
+import random
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
@@ -23,16 +26,22 @@ from quotaguard.sharing.redis_words import (
     SCHEMES,
     SCRIPT,
     code_of,
+    name_of_client,
     name_of_url,
+    options_of,
     reason_of,
 )
 from quotaguard.sharing.servertime import Sample, ServerTime
-from quotaguard.sharing.store import Seen, Turn
+from quotaguard.sharing.store import Draft, Seen, Turn
 
 __all__ = ["RedisLedger", "RedisStore"]
 
 SECONDS = 5.0
 """How long an exchange goes on when others are always faster."""
+
+
+PAUSE = (0.0005, 0.002)
+"""Seconds before one asks again whose turn it is not; at random, so that they part."""
 
 
 class Answer(NamedTuple):
@@ -69,19 +78,22 @@ class RedisStore:
     def __init__(self, where: object, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._url = where if isinstance(where, str) else None
-        self.name = name_of_url(where) if isinstance(where, str) else _name_of_client(where)
+        self.name = name_of_url(where) if isinstance(where, str) else name_of_client(where)
         self._client: Any = where if self._url is None else _connect(self._url)
         self._errors = _errors_of(self._client)
         # An account's server, and with it its clock: in a cluster each may have another one.
         self._times: dict[str, ServerTime] = {}
+        self._me, self._random = os.urandom(8).hex(), random.Random()  # noqa: S311 - of pauses
         self.warnings: list[str] = []
+        if options_of(self._client).get("socket_timeout") is None:
+            self._warn("the client has no socket_timeout: a server that hangs stops the ledger")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
     def exchange(self, account: str, known: str, turn: Turn) -> str:
         """See `quotaguard.sharing.store.Store`; one round trip where nobody was faster."""
-        until, tried, lost = self._clock.fast() + SECONDS, set[str](), 0
+        until, tried, slower, lost = self._clock.fast() + SECONDS, set[str](), 0, 0
         try:
             seen = self._unasked(account, known)
             asked = seen is None
@@ -91,15 +103,15 @@ class RedisStore:
                 draft = turn(seen)
                 if draft is None and asked:
                     return seen.version
-                if self._clock.fast() > until:
+                if slower and self._clock.fast() > until:
                     raise self._unavailable("others were always faster", "Try again later")
                 try:
                     if draft is None:
                         answer = self._look(account, seen.version)
                     else:
                         tried.add(draft.version)
-                        words = ("swap", seen.version, seen.era, *draft)
-                        answer = self._ask(account, *words)
+                        answer = self._swap(account, seen, draft, slower)
+                        slower += 1
                 except Lost:
                     lost += 1
                     answer = self._look(account, seen.version)
@@ -112,10 +124,19 @@ class RedisStore:
             fault.unsure = lost > 0
             raise
 
+    def _swap(self, account: str, seen: Seen, draft: Draft, slower: int) -> Answer:
+        claim = "claim" if slower else ""
+        answer = self._ask(account, "swap", seen.version, seen.era, *draft, self._me, claim)
+        if not answer.written and (answer.version, answer.era) == (seen.version, seen.era):
+            # It is somebody's turn who was slower than others.
+            threading.Event().wait(self._random.uniform(*PAUSE))
+        return answer
+
     def forked(self) -> None:
         """See `quotaguard.sharing.store.Store`. A client of yours sees itself that it forked."""
         if self._url is not None:
             self._client = _connect(self._url)
+        self._me, self._random = os.urandom(8).hex(), random.Random()  # noqa: S311 - of pauses
 
     def close(self) -> None:
         """Let go of connections; yours stay as they are."""
@@ -127,20 +148,18 @@ class RedisStore:
     def _unasked(self, account: str, known: str) -> Seen | None:
         """Return what may be told without asking; None where that is not enough."""
         times = self._times.get(account)
-        if not known or times is None or (now := self._now(times)) is None:
+        if not known or times is None or times.stale(self._clock.fast()):
             return None
-        return Seen(known, None, now, times.era)
+        return Seen(known, None, self._now(times), times.era)
 
-    def _now(self, times: ServerTime) -> Moment | None:
+    def _now(self, times: ServerTime) -> Moment:
         moment = self._clock.now()
-        bounds = times.between(moment.fast)
-        return None if bounds is None else Moment(*bounds, moment.wall)
+        return Moment(*times.between(moment.fast), moment.wall)
 
     def _seen(self, account: str, answer: Answer, before: Seen) -> Seen:
-        now = self._now(self._times[account])
-        assert now is not None, "it has just answered"  # noqa: S101 - for the type checker
         same = answer.version == before.version
         text = before.text if same else answer.text
+        now = self._now(self._times[account])
         return Seen(answer.version, text if answer.version else None, now, answer.era)
 
     def _heed(self, account: str, era: str) -> None:
@@ -176,7 +195,10 @@ class RedisStore:
         times.note(Sample(int(seconds) + int(micros) / 1e6, sent, received), told)
         if first or told != before:
             self._heed(account, told)
-        return Answer(bool(written), version.decode(), text.decode(), told)
+        # What is not ours may be anything; what reads it will say so.
+        return Answer(
+            bool(written), version.decode(errors="replace"), text.decode(errors="replace"), told
+        )
 
     def _run(self, script: str, account: str, *words: str) -> tuple[Any, float, float]:
         """Run a script; return its answer, and when it was sent and received."""
@@ -281,30 +303,6 @@ def _connect(url: str) -> Any:  # noqa: ANN401 - redis or valkey
         told = ", ".join(sorted(parse_qs(urlsplit(url).query))) or "none"
         raise ConfigError(f"the Redis URL cannot be used; its options are: {told}") from None
     return made
-
-
-def _name_of_client(client: Any) -> str:  # noqa: ANN401 - anything may be given
-    """Return how to name a client; refuse what is none."""
-    command = getattr(client, "execute_command", None)
-    if inspect.iscoroutinefunction(command):
-        raise ConfigError(
-            "give the Redis ledger the synchronous client. It runs on the ledger's own thread, "
-            "so that asynchronous callers are never blocked"
-        )
-    if command is not None and hasattr(client, "get_node_from_key"):
-        return f"redis cluster {client.get_default_node().name}"
-    options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None)
-    if command is None or options is None:
-        raise ConfigError(
-            f"a Redis ledger takes a URL or a client of redis or valkey, "
-            f"not {type(client).__name__}"
-        )
-    if master := getattr(client.connection_pool, "service_name", ""):
-        return f"redis {master} of Sentinel"
-    db = options.get("db") or 0
-    if "path" in options:
-        return f"redis {options['path']} db {db}"
-    return f"redis {options.get('host', 'localhost')}:{options.get('port', 6379)}/{db}"
 
 
 def _errors_of(client: object) -> tuple[type[Exception], ...]:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from quotaguard.errors import ConfigError
 
-__all__ = ["FAULTS", "MEMORY", "SCHEMES", "SCRIPT", "code_of", "name_of_url", "reason_of"]
+__all__ = [
+    "FAULTS",
+    "MEMORY",
+    "SCHEMES",
+    "SCRIPT",
+    "code_of",
+    "name_of_client",
+    "name_of_url",
+    "reason_of",
+]
 
 # Who speaks to the server is checked in every exchange, not only when connecting: a proxy
 # or a DNS name may lead elsewhere at any time. A replica may lag, so its books are not read.
+#
+# Whoever was slower than others claims the next turn (c) until a time (u): without that the
+# one that is on the processor wins again and again. A claim ends by itself, soon, and at
+# once where the clock was set back.
 SCRIPT = """\
 local info = redis.pcall('INFO', 'replication')
 local era = ''
@@ -21,14 +36,21 @@ if type(info) == 'string' then
   era = string.match(info, 'master_replid:(%w+)') or ''
 end
 local time = redis.call('TIME')
-local version = redis.call('HGET', KEYS[1], 'v') or ''
-if ARGV[1] == 'swap' and version == ARGV[2] and era == ARGV[3] then
-  redis.call('HSET', KEYS[1], 'v', ARGV[4], 'b', ARGV[5])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local row = redis.call('HMGET', KEYS[1], 'v', 'c', 'u')
+local version, claim = row[1] or '', row[2] or ''
+local left = (tonumber(row[3] or '') or 0) - now
+local free = claim == '' or claim == ARGV[6] or left < 0 or left > 20
+if ARGV[1] == 'swap' and version == ARGV[2] and era == ARGV[3] and free then
+  redis.call('HSET', KEYS[1], 'v', ARGV[4], 'b', ARGV[5], 'c', '')
   return {1, ARGV[4], '', time[1], time[2], era}
+end
+if ARGV[7] == 'claim' and free then
+  redis.call('HSET', KEYS[1], 'c', ARGV[6], 'u', string.format('%d', now + 20))
 end
 local text = ''
 if version ~= '' and version ~= ARGV[2] then
-  text = redis.call('HGET', KEYS[1], 'b') or ''
+  text = redis.call('HMGET', KEYS[1], 'b')[1] or ''
 end
 return {0, version, text, time[1], time[2], era}
 """
@@ -57,7 +79,7 @@ FAULTS = {
     "NOAUTH": ("it does not take this user and password", "Look at those of the URL or client"),
     "NOPERM": (
         "the user may not do what a ledger needs",
-        "Allow it ~qg:* +eval +evalsha +hget +hset +time +info",
+        "Allow it ~qg:* +eval +evalsha +hmget +hset +time +info",
     ),
     "MOVED": ("it is one of a cluster", "Give the ledger a RedisCluster client"),
     "ASK": ("its cluster is moving the account to another node", "Try again when that is done"),
@@ -94,9 +116,11 @@ def code_of(error: Exception) -> str:
     for kind in kinds:
         if kind in CODES:
             return CODES[kind]
+    text = str(error)
+    if "previous master is now a slave" in text:  # how a client of Sentinel says it
+        return "READONLY"
     if "ResponseError" not in kinds:
         return ""
-    text = str(error)
     if "user executing the script can't" in text:  # how Redis 7.0 says it
         return "NOPERM"
     # Redis 6 wraps what a script ran into.
@@ -137,3 +161,34 @@ def _named(scheme: str, parts: SplitResult) -> str:
         raise ValueError  # a part of the password, which was not quoted
     kind = "valkey" if scheme.startswith("valkey") else "redis"
     return f"{kind} {parts.hostname or 'localhost'}:{parts.port or 6379}/{db}"
+
+
+def name_of_client(client: Any) -> str:  # noqa: ANN401 - anything may be given
+    """Return how to name a client; refuse what is none."""
+    command = getattr(client, "execute_command", None)
+    if inspect.iscoroutinefunction(command):
+        raise ConfigError(
+            "give the Redis ledger the synchronous client. It runs on the ledger's own thread, "
+            "so that asynchronous callers are never blocked"
+        )
+    if command is not None and hasattr(client, "get_node_from_key"):
+        return f"redis cluster {client.get_default_node().name}"
+    options = options_of(client)
+    if command is None or not hasattr(client, "connection_pool"):
+        raise ConfigError(
+            f"a Redis ledger takes a URL or a client of redis or valkey, "
+            f"not {type(client).__name__}"
+        )
+    if master := getattr(client.connection_pool, "service_name", ""):
+        return f"redis {master} of Sentinel"
+    db = options.get("db") or 0
+    if "path" in options:
+        return f"redis {options['path']} db {db}"
+    return f"redis {options.get('host', 'localhost')}:{options.get('port', 6379)}/{db}"
+
+
+def options_of(client: Any) -> dict[str, Any]:  # noqa: ANN401 - anything may be given
+    """Return the options of a client's connections."""
+    if hasattr(client, "get_connection_kwargs"):
+        return dict(client.get_connection_kwargs())
+    return dict(getattr(getattr(client, "connection_pool", None), "connection_kwargs", {}))

@@ -34,20 +34,22 @@ class ServerTime:
 
     def note(self, sample: Sample, era: str) -> None:
         """Take in an answer. What it contradicts is forgotten: that clock was set."""
-        before = self.between(sample.received)
         if era != self.era:
             self._samples.clear()
-        elif before is not None:
-            slow, fast = self._bounds(sample, sample.received)
-            if slow > before[1] or fast < before[0]:
+        elif self._samples:
+            slow, fast = self.between(sample.received)
+            least, most = self._bounds(sample, sample.received)
+            if least > fast or most < slow:
                 self._samples.clear()
         self.era = era
         self._samples.append(sample)
 
-    def between(self, now: float) -> tuple[float, float] | None:
-        """Return a time that has surely come there and one that has not, None if unheard of."""
-        if not self._samples or now - self._samples[-1].received > STALE_SECONDS:
-            return None
+    def stale(self, now: float) -> bool:
+        """Whether the server must be asked before its time is told."""
+        return not self._samples or now - self._samples[-1].received > STALE_SECONDS
+
+    def between(self, now: float) -> tuple[float, float]:
+        """Return a time that has surely come there and one that perhaps has not."""
         bounds = [self._bounds(each, now) for each in self._samples]
         slow, fast = max(slow for slow, _ in bounds), min(fast for _, fast in bounds)
         # Samples that agreed with the one before may not agree with one another.

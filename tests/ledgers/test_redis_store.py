@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -250,6 +252,55 @@ def test_others_who_are_always_faster_are_an_outage_in_the_end(server: Server) -
         assert look(other).text == "theirs"
 
 
+def test_whoever_was_slower_is_next(server: Server) -> None:
+    """A store that lost twice claims the next turn, and gives it up with what it writes."""
+    with store_at(server.url) as store, store_at(server.url) as other:
+        claims: list[bytes] = []
+
+        def turn(seen: Seen) -> Draft:
+            claims.append(server.ask("HGET", KEY, "c") or b"")
+            if len(claims) < 3:
+                write(other, "theirs")
+            return Draft(next(names), "ours")
+
+        store.exchange(ACCOUNT, "", turn)
+        assert [bool(claim) for claim in claims] == [False, False, True]
+        assert server.ask("HGET", KEY, "c") == b""
+
+
+def test_nobody_is_served_whose_turn_it_is_not(server: Server) -> None:
+    """One who comes in between waits, though nothing was written; a claim ends soon."""
+
+    def asked_again(store: RedisStore) -> bool:
+        seconds, micros = server.ask("TIME")
+        server.ask("HSET", KEY, "c", "somebody", "u", seconds * 1000 + micros // 1000 + 19)
+        told: list[Seen] = []
+        written = store.exchange(ACCOUNT, "", writing("ours", told))
+        assert {seen.version for seen in told} <= {told[0].version}
+        assert look(store).version == written
+        return len(told) > 1
+
+    with store_at(server.url) as store:
+        # A busy machine may take longer than the claim.
+        assert any(asked_again(store) for _ in range(100))
+
+
+def test_a_claim_of_tomorrow_is_none(server: Server) -> None:
+    """The server's clock was set back: nobody waits for that."""
+    with store_at(server.url) as store:
+        server.ask("HSET", KEY, "c", "somebody", "u", 10**14)
+        told: list[Seen] = []
+        store.exchange(ACCOUNT, "", writing("ours", told))
+        assert len(told) == 1
+
+
+def test_a_record_that_is_not_ours(server: Server) -> None:
+    """Whatever it is, it is shown as text: what reads it will say so."""
+    server.ask("HSET", KEY, "v", b"\xff", "b", b"\xfe")
+    with store_at(server.url) as store:
+        assert look(store)[:2] == ("\ufffd", "\ufffd")
+
+
 # -- scripts, clocks, eras --------------------------------------------------------
 
 
@@ -314,6 +365,19 @@ def test_a_server_that_was_not_heard_of_for_long_is_asked_first(server: Server) 
         server.ask("CONFIG", "RESETSTAT")
         write(store, "1", version)
         assert calls(server) == 2
+
+
+def test_a_host_that_was_suspended_in_between(server: Server) -> None:
+    """An answer that is an hour old is an answer, and its bounds are wide."""
+
+    class Sleepy(Shifted):
+        def now(self) -> Moment:
+            self.ahead += 3600
+            return super().now()
+
+    with store_at(server.url, Sleepy()) as store:
+        seen = look(store)
+        assert seen.now.fast - seen.now.slow > 3600 * 1e-3
 
 
 def test_a_restart_is_another_era(tmp_path: Path) -> None:
@@ -506,7 +570,7 @@ def test_a_server_without_its_replicas(tmp_path: Path) -> None:
 
 def test_a_user_with_few_rights(tmp_path: Path) -> None:
     """The least that a user needs is what the fault says; wrong passwords are told."""
-    rights = ["~qg:*", "+eval", "+evalsha", "+hget", "+hset", "+time", "+info"]
+    rights = ["~qg:*", "+eval", "+evalsha", "+hmget", "+hset", "+time", "+info"]
     user = ["--user", "app", "on", f">{SECRET}", *rights]
     with serving(tmp_path, user) as server:
         place = f"127.0.0.1:{server.port}/0"
@@ -558,37 +622,112 @@ def test_a_server_that_wants_a_password(tmp_path: Path) -> None:
             write(store, "1")
 
 
+ANSWERS = {
+    "-LOADING Redis is loading the dataset in memory": "loading",
+    "-MASTERDOWN Link with MASTER is down": "lost its primary",
+    "-CLUSTERDOWN The cluster is down": "cluster is down",
+    "-MOVED 42 127.0.0.1:1": "RedisCluster",
+    "-ASK 42 127.0.0.1:1": "moving",
+    "-TRYAGAIN Multiple keys request during rehashing of slot": "moving",
+    "-OOM command not allowed when used memory > 'maxmemory'.": "memory",
+    "-ERR Error running script (call to f_0): @user_script:9: -OOM command not allowed": "memory",
+    "-ERR Error running script: @user_script:9: -NOPERM this user has no permissions": "may not",
+    "-MISCONF Errors writing to the AOF file: No space left on device": "disk",
+    "-BUSY Redis is busy running a script.": "busy",
+    "-NOAUTH Authentication required.": "password",
+    "-READONLY You can't write against a read only replica.": "replica",
+    "-ERR unknown command 'EVALSHA'": "6.2",
+    "-ERR max number of clients reached": "it did not answer (ConnectionError)",
+}
+
+
+@pytest.mark.parametrize(("answer", "told"), ANSWERS.items(), ids=ANSWERS)
+def test_what_servers_say(server: Server, answer: str, told: str) -> None:
+    """Each says whose fault it is, and that nothing was written; the next exchange goes on."""
+    word = b"look" if "clients" in answer else b"swap"
+    with between(server, word=word) as wire, store_at(wire.url) as store:
+        wire.faults.append(f"{answer}\r\n".encode())
+        fault = fault_of(lambda: write(store, "1"))
+        assert told in str(fault)
+        assert str(fault).startswith(f"{store.name}: ")
+        assert not fault.unsure
+        assert write(store, "2") == look(store).version
+
+
+def test_what_is_no_redis(server: Server) -> None:
+    """Whatever speaks another protocol has not answered."""
+    with between(server) as wire, store_at(wire.url) as store:
+        wire.faults.append(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        version = write(store, "1")
+        assert look(store)[:2] == (version, "1")
+
+
+def test_an_interrupt_leaves_no_answer_behind(server: Server) -> None:
+    """Ctrl-C while an answer is on its way: the next exchange does not take it for its own."""
+    with between(server) as wire, store_at(f"{wire.url}?socket_timeout=20") as store:
+        version = write(store, "0")
+        wire.faults.append("hold")
+        wire.meanwhile = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            write(store, "1", version)
+        assert look(store).text == "1"
+
+
 # -- wires and clients ------------------------------------------------------------
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_tls(server: Server, tmp_path: Path) -> None:
     """``rediss://`` checks the certificate, with the options of the URL."""
     authority = trustme.CA()
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
-        tmp_path / "server.pem"
-    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    with serving(tmp_path, tls=True) as server:
-        with store_at(f"{server.url}?ssl_ca_certs={tmp_path / 'ca.pem'}") as store:
+    with between(server, tls=context) as wire:
+        with store_at(f"{wire.url}?ssl_ca_certs={tmp_path / 'ca.pem'}") as store:
             version = write(store, "1")
             assert look(store)[:2] == (version, "1")
-        with store_at(server.url) as store:
+        with store_at(wire.url) as store:
             fault = fault_of(lambda: look(store))
-            assert "cannot be reached" in str(fault)
+            assert "certificate" in str(fault)
+            assert not fault.unsure
 
 
-def test_a_cluster(tmp_path: Path) -> None:
-    """A cluster client finds the node; a client of one server is told to be one."""
+CLUSTERS: dict[str, Callable[[int], Any]] = {
+    "redis": lambda port: redis.cluster.RedisCluster("127.0.0.1", port, decode_responses=True),
+    "valkey": lambda port: valkey.ValkeyCluster("127.0.0.1", port),
+}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run a cluster of one node, which takes two seconds to begin."""
+    with servers.cluster(tmp_path_factory.mktemp("cluster")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("make", CLUSTERS.values(), ids=CLUSTERS)
+def test_a_cluster(node: Server, make: Callable[[int], Any]) -> None:
+    """A cluster client finds the node of an account; a lost answer is found there too."""
+    node.ask("FLUSHALL")
+    with closing(make(node.port)) as client, store_at(client) as store:
+        version = write(store, "1")
+        node.ask("SCRIPT", "FLUSH")
+        version = write(store, "2", version)
+        assert look(store, version)[:2] == (version, None)
+        assert store.name == f"redis cluster 127.0.0.1:{node.port}"
+        node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        version = write(store, "3", version)
+        assert look(store).text == "3"
+
+
+def test_a_cluster_that_is_gone(tmp_path: Path) -> None:
+    """Its client does not tell whether anything was sent."""
     with servers.cluster(tmp_path) as server:
-        options = {"host": "127.0.0.1", "port": server.port, "protocol": 2}
-        with closing(redis.cluster.RedisCluster(**options)) as client, store_at(client) as store:
+        client = redis.cluster.RedisCluster("127.0.0.1", server.port)
+        with closing(client), store_at(client) as store:
             version = write(store, "1")
-            server.ask("SCRIPT", "FLUSH")
-            version = write(store, "2", version)
-            assert look(store, version)[:2] == (version, None)
-            assert store.name == f"redis cluster 127.0.0.1:{server.port}"
             server.kill()
-            assert fault_of(lambda: write(store, "3", version)).unsure
+            assert fault_of(lambda: write(store, "2", version)).unsure
 
 
 def test_a_slot_that_is_elsewhere(tmp_path: Path) -> None:
@@ -599,17 +738,28 @@ def test_a_slot_that_is_elsewhere(tmp_path: Path) -> None:
         assert "cluster" in str(fault)
 
 
-def test_sentinel(tmp_path: Path) -> None:
-    """The primary is found through Sentinel."""
-    with serving(tmp_path / "a") as server, servers.sentinel(tmp_path / "s", server) as watching:
-        asked = redis.sentinel.Sentinel([("127.0.0.1", watching.port)], protocol=2)
-        client = asked.master_for("main")
+def test_sentinel(pair: tuple[Server, Server], tmp_path: Path) -> None:
+    """The primary is found through Sentinel, after a failover too; it is another era."""
+    first, second = pair
+    second.replica_of(first)
+    with servers.sentinel(tmp_path / "s", first) as watching:
+        asked = redis.sentinel.Sentinel([("127.0.0.1", watching.port)])
+        client = asked.master_for("main", socket_timeout=2)
         with closing(client), store_at(client) as store:
             version = write(store, "1")
-            assert look(store)[:2] == (version, "1")
             assert store.name == "redis main of Sentinel"
+            watching.fail_over(second)
+            fault = fault_of(lambda: write(store, "2", version))
+            assert "replica" in str(fault)
+            assert not fault.unsure
+            told: list[Seen] = []
+            written = store.exchange(ACCOUNT, version, writing("2", told))
+            assert [seen.version for seen in told] == [version, version]
+            assert told[0].era != told[1].era
         for each in asked.sentinels:
             each.close()
+    with store_at(second.url) as store:
+        assert look(store)[:2] == (written, "2")
 
 
 CLIENTS: dict[str, Callable[[int], Any]] = {
@@ -636,6 +786,15 @@ def test_a_client_of_yours(server: Server, make: Callable[[int], Any]) -> None:
             assert look(store)[:2] == (version, "Grüße ☃")
             assert store.name == f"redis localhost:{server.port}/0"
         assert client.ping()
+
+
+def test_a_client_that_waits_for_ever(server: Server) -> None:
+    """It would stop the ledger where a server hangs, and that is said."""
+    for seconds in (None, 2):
+        with closing(redis.Redis(port=server.port, socket_timeout=seconds)) as client:
+            assert ["socket_timeout" in told for told in RedisStore(client).warnings] == [
+                True for _ in [seconds] if seconds is None
+            ]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
