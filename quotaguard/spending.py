@@ -87,7 +87,7 @@ class Spending:
         self.odd = self.fractional or bool(terms.rates.rates)
         self._log = log
         self._listeners = listeners
-        self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
+        self.late = terms.late
         self.listening = bool(listeners)
         self.calls_told = bool(listeners)
         self.poll_error: ProviderError | None = None

@@ -141,7 +141,7 @@ class MemoryHolder:
 
     def __init__(self, account: _Account, terms: Terms, name: str) -> None:
         self.terms = terms
-        self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
+        self.late = terms.late
         self.epoch = 0
         self.lent: dict[str, int] = {}
         self.news: deque[Event] = deque()

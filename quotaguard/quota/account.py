@@ -38,18 +38,25 @@ UNLIMITED_LANE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a guard's provider and policy ask of the books: the same for every entry."""
+    """What a guard's provider and policy ask of the books: the same for every entry.
+
+    settled: seconds after a start until a poll has seen all of a predecessor's spend.
+    late: the longest that a lost call may be charged after it.
+    """
 
     provider: str
     account: str
     meters: Mapping[str, MeterTerms]
     polls: PollTerms
     rates: RateTerms = NO_RATES
+    settled: float = field(init=False, repr=False, compare=False)
+    late: float = field(init=False, repr=False, compare=False)
 
-    @property
-    def settled(self) -> float:
-        """Seconds after a start until a poll has seen all of a predecessor's spend."""
-        return max(terms.lag + terms.late for terms in self.meters.values())
+    def __post_init__(self) -> None:
+        meters = self.meters.values()
+        settled = max((mine.lag + mine.late for mine in meters), default=0.0)
+        object.__setattr__(self, "settled", settled)
+        object.__setattr__(self, "late", max((mine.late for mine in meters), default=0.0))
 
 
 class Verdict:

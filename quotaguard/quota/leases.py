@@ -42,8 +42,7 @@ def tend(books: Books, holder: str, now: Moment, terms: Terms, seconds: float) -
     for name, lease in list(books.leases.items()):
         if name != holder and now.fast >= lease.until:
             _end(books, name, lease, now, terms)
-    late = max((mine.late for mine in terms.meters.values()), default=0.0)
-    books.leases[holder] = Lease(now.fast + seconds, late)
+    books.leases[holder] = Lease(now.fast + seconds, terms.late)
 
 
 def _end(books: Books, name: str, lease: Lease, now: Moment, terms: Terms) -> None:

@@ -69,7 +69,7 @@ class SharedHolder:
     def __init__(self, account: SharedAccount, terms: Terms, name: str) -> None:
         self._account = account
         self.terms = terms
-        self.late = max((mine.late for mine in terms.meters.values()), default=0.0)
+        self.late = terms.late
         self.epoch = 0
         self.denials: dict[tuple[str, str], Denial] = {}
         self.unowned: dict[str, Mapping[str, int]] = {}
