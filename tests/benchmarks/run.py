@@ -21,6 +21,7 @@ from clients import decorators, requests
 from decisions import eight_threads, one_thread, refusals
 from growth import accounts, calls
 from month import EXCEEDS, FITS, month
+from sharing import BY_REDIS, BY_SQLITE, crowd, exact, far, near
 from starting import imports
 from timing import SMALLEST, Scale, Section, machine
 
@@ -31,6 +32,8 @@ SCENARIOS: dict[str, tuple[Callable[[Scale], Section], ...]] = {
     "E": (accounts,),
     "F": (partial(decorators, waits=False), partial(decorators, waits=True)),
     "G": (requests,),
+    "H": tuple(partial(part, store=BY_REDIS) for part in (far, near, crowd, exact)),
+    "I": tuple(partial(part, store=BY_SQLITE) for part in (far, near, crowd, exact)),
     "J": (refusals,),
     "K": (imports,),
     "Q": (partial(month, demand=EXCEEDS), partial(month, demand=FITS)),

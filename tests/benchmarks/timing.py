@@ -40,6 +40,8 @@ class Scale:
     repeats: figures per runner. calls: in one timed loop. depth: the most calls that
     one guard sees before it is timed. accounts: the most guards at a time. threads:
     that share a guard. starts: interpreters started per import. months: to simulate.
+    processes: that share a quota. crowd: processes that contend for one. shared:
+    decisions of each in a store.
     """
 
     repeats: int = 21
@@ -50,9 +52,24 @@ class Scale:
     threads: int = 8
     starts: int = 21
     months: int = 50
+    processes: int = 4
+    crowd: int = 8
+    shared: int = 2_000
 
 
-SMALLEST = Scale(repeats=1, calls=1, requests=1, depth=1, accounts=1, threads=2, starts=1, months=1)
+SMALLEST = Scale(
+    repeats=1,
+    calls=1,
+    requests=1,
+    depth=1,
+    accounts=1,
+    threads=2,
+    starts=1,
+    months=1,
+    processes=2,
+    crowd=2,
+    shared=1,
+)
 """One call of everything: says nothing about speed, and all about rot."""
 
 
