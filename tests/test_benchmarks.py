@@ -16,6 +16,8 @@ TITLES = {
     "E": "## E. Ten thousand accounts",
     "F": "## F. A decorator on a bare function, async def",
     "G": "## G. A guarded httpx client over MockTransport",
+    "H": "## H. Redis: what 2 processes were given of one limit",
+    "I": "## I. One host, SQLite: what 2 processes were given of one limit",
     "J": "## J. A refusal, and check()",
     "K": "## K. Importing",
     "Q": "## Q. A month: some 11,000 calls wanted, and others spend some 3,000",

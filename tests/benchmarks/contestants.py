@@ -80,7 +80,10 @@ def _incr(spot: Spot) -> Entrant:
     server = redis.Redis.from_url(spot.store)
     run = loop("one(key)", one=server.incr, key=spot.key)
     return Entrant(
-        run, lambda: server.incr(spot.key) <= spot.limit, _trips(spot.store), server.close
+        run,
+        lambda: int(server.incr(spot.key)) <= spot.limit,
+        _trips(spot.store),
+        server.close,
     )
 
 
@@ -96,7 +99,7 @@ def _pyrate(bucket: Any, trips: Callable[[], int | None]) -> Entrant:
     asking = Limiter(bucket)
     take = asking.try_acquire
     run = loop("take('k', blocking=False)", take=take)
-    return Entrant(run, lambda: take("k", blocking=False), trips, asking.close)
+    return Entrant(run, lambda: bool(take("k", blocking=False)), trips, asking.close)
 
 
 def _pyrate_log(spot: Spot) -> Entrant:
@@ -175,7 +178,7 @@ def _pyrate_here(bucket: Any, patience: str) -> Entrant:
 
     asking = Limiter(bucket)
     run = loop(f"take('k', {patience})", take=asking.try_acquire)
-    return Entrant(run, lambda: bucket.put(RateItem("k", bucket.now())), close=asking.close)
+    return Entrant(run, lambda: bool(bucket.put(RateItem("k", bucket.now()))), close=asking.close)
 
 
 def _pyrate_file(spot: Spot) -> Entrant:

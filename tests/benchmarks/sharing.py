@@ -6,6 +6,7 @@ the start rotates. A contestant has a key or a file of its own in every turn.
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 from collections import Counter
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from contestants import (
     LOW_REDIS,
@@ -75,6 +77,7 @@ class Place:
         self._server, self._folder, self._vendor = server, folder, vendor
         self._turns = count(1)
         self.errors: Counter[str] = Counter()
+        self.load = os.getloadavg()[0]
 
     def crowd(
         self,
@@ -106,8 +109,8 @@ class Place:
         finally:
             put_away()
         for each in seen:
-            for error, times in each.errors.items():
-                self.errors[f"{contestant.name}: {error}"] += times
+            for told, times in each.errors.items():
+                self.errors[f"{contestant.name}: {told}"] += times
         return seen
 
 
@@ -126,15 +129,17 @@ def _place(store: Store, quota: int) -> Iterator[Place | None]:
             yield Place(url, Path(folder), vendor.url)
 
 
-Figures = dict[str, list[Sequence[Seen]]]
-"""What the workers of each contestant saw, one crowd per repeat; none: it is missing."""
+Crowd = Sequence[Seen]
+"""What the workers of one turn saw."""
+
+Turn = TypeVar("Turn")
 
 
 def _race(
-    contestants: Sequence[Contestant], repeats: int, turn: Callable[[Contestant], Sequence[Seen]]
-) -> Figures:
-    """Let all take turns; return what was seen."""
-    figures: Figures = {contestant.name: [] for contestant in contestants}
+    contestants: Sequence[Contestant], repeats: int, turn: Callable[[Contestant], Turn]
+) -> dict[str, list[Turn]]:
+    """Let all take turns; return what was seen, once per repeat; none: it is missing."""
+    figures: dict[str, list[Turn]] = {contestant.name: [] for contestant in contestants}
     missing = set()
     for repeat in range(repeats):
         start = repeat % len(contestants)
@@ -148,7 +153,7 @@ def _race(
     return figures
 
 
-def _per_decision(crowds: Sequence[Sequence[Seen]]) -> list[float]:
+def _per_decision(crowds: Sequence[Crowd]) -> list[float]:
     """Return nanoseconds, of all processes together, one figure per repeat."""
     return [wall(crowd) / sum(seen.asked for seen in crowd) for crowd in crowds]
 
@@ -157,13 +162,16 @@ def _a_second(spent: Sequence[float]) -> str:
     return span([1e9 / each for each in spent])
 
 
-def _told(store: Store, part: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Section:
+def _told(
+    store: Store, part: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], place: Place
+) -> Section:
     blank = ("",) * (len(heads) - 1)
-    rows += [
-        (f"{name}: no store for several processes without a server", *blank)
-        for name in store.absent
-    ]
-    return Section(f"{store.letter}. {store.title}: {part}", heads, rows)
+    lacking = [(f"{name} has no store that needs no server", *blank) for name in store.absent]
+    notes = f"Load {place.load:.1f} at the start."
+    if place.errors:
+        told = (f"{error}, {times:,} times" for error, times in place.errors.items())
+        notes += f" Errors, which count as not admitted: {'; '.join(told)}."
+    return Section(f"{store.letter}. {store.title}: {part}", heads, [*rows, *lacking], notes)
 
 
 def _unserved(store: Store, part: str) -> Section:
@@ -181,18 +189,18 @@ def far(scale: Scale, *, store: Store) -> Section:
         if place is None:
             return _unserved(store, part)
 
-        def turn(contestant: Contestant, processes: int) -> Sequence[Seen]:
+        def turn(contestant: Contestant) -> tuple[Crowd, Crowd]:
             calls = scale.shared * contestant.busy
-            return place.crowd(contestant, processes, calls, limit=FAR, watch=False)
+            alone = place.crowd(contestant, 1, calls, limit=FAR, watch=False)
+            several = place.crowd(contestant, scale.processes, calls, limit=FAR, watch=False)
+            return alone, several
 
-        repeats = min(scale.repeats, 9)
-        alone = _race(contestants, repeats, lambda each: turn(each, 1))
-        several = _race(contestants, repeats, lambda each: turn(each, scale.processes))
-    spent = {name: _per_decision(crowds) for name, crowds in several.items()}
+        seen = _race(contestants, min(scale.repeats, 9), turn)
+    spent = {name: _per_decision([both[1] for both in turns]) for name, turns in seen.items()}
     best = _best([spent[peer.name] for peer in store.peers if peer.peer])
     rows = []
-    for name, crowds in alone.items():
-        if not crowds:
+    for name, turns in seen.items():
+        if not turns:
             rows.append((name, MISSING, "", "", "", ""))
             continue
         of_low = f"{ratio(spent[name], spent[store.low]):,.2f}x"
@@ -201,7 +209,7 @@ def far(scale: Scale, *, store: Store) -> Section:
             times = ratio(best, spent[name])
             of_best = f"{times:,.0f}x"
             target = f">= {store.times:g}x: {'kept' if times >= store.times else '**missed**'}"
-        once = _a_second(_per_decision(crowds))
+        once = _a_second(_per_decision([both[0] for both in turns]))
         rows.append((name, once, _a_second(spent[name]), of_low, of_best, target))
     heads = (
         "",
@@ -211,7 +219,7 @@ def far(scale: Scale, *, store: Store) -> Section:
         "x best peer",
         "target",
     )
-    return _told(store, part, heads, rows)
+    return _told(store, part, heads, rows, place)
 
 
 def _best(peers: Sequence[Sequence[float]]) -> list[float]:
@@ -230,7 +238,7 @@ def near(scale: Scale, *, store: Store) -> Section:
         if place is None:
             return _unserved(store, part)
 
-        def turn(contestant: Contestant) -> Sequence[Seen]:
+        def turn(contestant: Contestant) -> Crowd:
             return place.crowd(contestant, 1, scale.shared, limit=scale.shared + 1, watch=True)
 
         seen = _race(contestants, min(scale.repeats, 9), turn)
@@ -243,10 +251,10 @@ def near(scale: Scale, *, store: Store) -> Section:
         times = ratio(spent, _per_decision(seen[store.low]))
         rows.append((name, span(spent, 1, 1e3), f"{times:,.2f}x", _trips(crowds), ""))
     heads = ("", "us/decision min / median / max", "x floor", "trips a decision", "target")
-    return _told(store, part, heads, rows)
+    return _told(store, part, heads, rows, place)
 
 
-def _trips(crowds: Sequence[Sequence[Seen]]) -> str:
+def _trips(crowds: Sequence[Crowd]) -> str:
     """Return how often the store was asked for each decision, at most, over the repeats."""
     trips = [
         seen.trips / seen.asked for crowd in crowds for seen in crowd if seen.trips is not None
@@ -266,7 +274,7 @@ def crowd(scale: Scale, *, store: Store) -> Section:
         if place is None:
             return _unserved(store, part)
 
-        def turn(contestant: Contestant) -> Sequence[Seen]:
+        def turn(contestant: Contestant) -> Crowd:
             calls = 2 * limit // scale.crowd
             return place.crowd(contestant, scale.crowd, calls, limit=limit, watch=True)
 
@@ -284,7 +292,7 @@ def crowd(scale: Scale, *, store: Store) -> Section:
         middle, late = statistics.median(waits), waits[int(len(waits) * 0.99)]
         rows.append((name, f"{middle:,.3f}", f"{late:,.3f}", f"{worst:,.2f}", target))
     heads = ("", "a decision takes, ms: p50", "p99", "worst", "target")
-    return _told(store, part, heads, rows)
+    return _told(store, part, heads, rows, place)
 
 
 def exact(scale: Scale, *, store: Store) -> Section:
@@ -296,36 +304,34 @@ def exact(scale: Scale, *, store: Store) -> Section:
         if place is None:
             return _unserved(store, part)
 
-        def turn(contestant: Contestant, ahead: float) -> Sequence[Seen]:
+        def turn(contestant: Contestant) -> tuple[int, int]:
             calls, crew = 2 * limit // scale.processes, scale.processes
-            return place.crowd(contestant, crew, calls, limit=limit, watch=True, ahead=ahead)
+            even, uneven = (
+                place.crowd(contestant, crew, calls, limit=limit, watch=True, ahead=ahead)
+                for ahead in (0.0, AHEAD)
+            )
+            return _admitted(even) - limit, _admitted(uneven) - limit
 
-        repeats = min(scale.repeats, 5)
-        even = _race(contestants, repeats, lambda each: turn(each, 0.0))
-        uneven = _race(contestants, repeats, lambda each: turn(each, AHEAD))
-        errors = place.errors
+        seen = _race(contestants, min(scale.repeats, 5), turn)
     rows = []
-    for name, crowds in even.items():
-        if not crowds:
+    for name, turns in seen.items():
+        if not turns:
             rows.append((name, MISSING, "", ""))
             continue
-        off = [_admitted(each) - limit for each in crowds]
-        skewed = [_admitted(each) - limit for each in uneven[name]]
-        missed = any(off) or any(skewed)
+        even, uneven = ([turn[which] for turn in turns] for which in (0, 1))
+        missed = any(even) or any(uneven)
         target = "" if name != OURS else "0: " + ("**missed**" if missed else "kept")
-        rows.append((name, _signed(off), _signed(skewed), target))
+        rows.append((name, _signed(even), _signed(uneven), target))
     heads = (
         "",
         f"admitted, less the limit of {limit:,}",
         f"the clocks of half of them {AHEAD:g} s ahead",
         "target",
     )
-    section = _told(store, part, heads, rows)
-    section.notes = "; ".join(f"{error}, {times:,} times" for error, times in errors.items())
-    return section
+    return _told(store, part, heads, rows, place)
 
 
-def _admitted(crew: Sequence[Seen]) -> int:
+def _admitted(crew: Crowd) -> int:
     return sum(seen.admitted for seen in crew)
 
 
