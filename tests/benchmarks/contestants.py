@@ -6,15 +6,16 @@ its name says which. Each is entered in the worker, and asks without waiting.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guards import COST, PERIOD_SECONDS
+from guards import COST, METER, PERIOD_SECONDS
 from timing import loop, nothing
 from workers import Enter, Entrant, Spot
 
@@ -237,15 +238,7 @@ def _guard(spot: Spot, policy: Policy | None) -> Guard:
     return Guard(provider, ledger=ledger_of(spot.store), policy=policy, clock=clock)
 
 
-def _far(spot: Spot) -> Entrant:
-    guard = _guard(spot, None)
-    run = loop(AS_RESERVED, guard=guard)
-    return Entrant(run, lambda: bool(guard.check(COST)), _trips_of(spot), guard.close)
-
-
-def _ours(spot: Spot) -> Entrant:
-    guard = _guard(spot, EXACT)
-
+def _deciding(guard: Guard) -> Callable[[], bool]:
     def decide() -> bool:
         try:
             with guard.reserve(COST, priority="critical", max_wait=0) as reservation:
@@ -254,7 +247,35 @@ def _ours(spot: Spot) -> Entrant:
             return False
         return True
 
-    return Entrant(loop(AS_RESERVED, guard=guard), decide, _trips_of(spot), guard.close)
+    return decide
+
+
+def _far(spot: Spot) -> Entrant:
+    guard = _guard(spot, None)
+    return Entrant(loop(AS_RESERVED, guard=guard), _deciding(guard), close=guard.close)
+
+
+def _ours(spot: Spot) -> Entrant:
+    guard = _guard(spot, EXACT)
+    trips = _trips_of(spot)
+    return Entrant(loop(AS_RESERVED, guard=guard), _deciding(guard), trips, guard.close)
+
+
+def _recalled(spot: Spot) -> Entrant:
+    """Enter while a recall is in force: no allotments for 3 s, so every decision asks the store.
+
+    Another guard of the account wants all that is left, while the first one has some of it
+    in its allotment; that is refused, and recalls what the first one does not use.
+    """
+    entrant = _ours(spot)
+    entrant.decide()
+    other = _guard(spot, EXACT.but(warn_at=()))
+    with (
+        contextlib.suppress(Refusal),
+        other.reserve({METER: spot.limit - 1}, priority="critical", max_wait=0) as rest,
+    ):
+        rest.release()  # nothing was in an allotment, and what counts the trips will tell
+    return replace(entrant, close=lambda: (other.close(), entrant.close()))
 
 
 def _trips_of(spot: Spot) -> Callable[[], int | None]:
@@ -275,3 +296,4 @@ SQLITE = (
 )
 OURS_FAR = Contestant(OURS, _far, busy=50, peer=False)
 OURS_EXACT = Contestant(OURS, _ours, peer=False)
+OURS_RECALLED = Contestant(f"{OURS}, a recall in force", _recalled, peer=False)

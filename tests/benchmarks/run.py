@@ -1,6 +1,6 @@
 """Measure quotaguard on this machine.
 
-    python tests/benchmarks/run.py                 # everything, about seven minutes
+    python tests/benchmarks/run.py                 # everything, about a quarter of an hour
     python tests/benchmarks/run.py A J K           # some
     python tests/benchmarks/run.py A --repeats 51 --save figures.md
 

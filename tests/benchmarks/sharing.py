@@ -23,6 +23,7 @@ from contestants import (
     OURS,
     OURS_EXACT,
     OURS_FAR,
+    OURS_RECALLED,
     REDIS,
     SQLITE,
     Contestant,
@@ -33,9 +34,19 @@ from timing import MISSING, Scale, Section, ratio, span
 from workers import Missing, Seen, Spot, together, wall
 
 from quotaguard.testing import fake
+from quotaguard.testing.fullcontact import FakeFullContact
 
 AHEAD = 2.0
 """Seconds that the clocks of half the processes are ahead, as those of other hosts."""
+
+LAST = 1_000
+"""The units of a quota over which the cost of its end is spread."""
+
+SPARE = 100
+"""Units that are there besides those that are asked for, so that there is an allotment."""
+
+MOST_TRIPS = 1.01
+"""To the store for one decision: a heartbeat may fall among a thousand."""
 
 LONGEST_WAIT = 500.0
 """Milliseconds that a decision may take at worst, however many contend."""
@@ -73,7 +84,7 @@ BY_SQLITE = Store(
 class Place:
     """Where the contestants of one table meet."""
 
-    def __init__(self, server: str, folder: Path, vendor: str) -> None:
+    def __init__(self, server: str, folder: Path, vendor: FakeFullContact) -> None:
         self._server, self._folder, self._vendor = server, folder, vendor
         self._turns = count(1)
         self.errors: Counter[str] = Counter()
@@ -95,7 +106,8 @@ class Place:
         """
         key = f"account-{next(self._turns)}"
         store = self._server or str(self._folder / f"{key}.db")
-        spot = Spot(store=store, key=key, limit=limit, vendor=self._vendor)
+        self._vendor.set_quota(limit)
+        spot = Spot(store=store, key=key, limit=limit, vendor=self._vendor.url)
         try:
             shared, put_away = contestant.prepare(spot)
         except ImportError as error:
@@ -115,18 +127,18 @@ class Place:
 
 
 @contextmanager
-def _place(store: Store, quota: int) -> Iterator[Place | None]:
-    """Open a server or a folder, and the provider whose *quota* it is; None: no server."""
-    with tempfile.TemporaryDirectory() as folder, fake("fullcontact", quota=quota) as vendor:
+def _place(store: Store) -> Iterator[Place | None]:
+    """Open a server or a folder, and the provider; None: there is no server to be started."""
+    with tempfile.TemporaryDirectory() as folder, fake("fullcontact") as vendor:
         if store.letter != BY_REDIS.letter:
-            yield Place("", Path(folder), vendor.url)
+            yield Place("", Path(folder), vendor)
             return
         binary = program()
         if binary is None:
             yield None
             return
         with redis_server(binary) as url:
-            yield Place(url, Path(folder), vendor.url)
+            yield Place(url, Path(folder), vendor)
 
 
 Crowd = Sequence[Seen]
@@ -185,7 +197,7 @@ def far(scale: Scale, *, store: Store) -> Section:
     """H, I: the limit far away, one process and several together."""
     part = f"the limit far away, 1 and {scale.processes} processes"
     contestants = (*store.peers, OURS_FAR)
-    with _place(store, FAR) as place:
+    with _place(store) as place:
         if place is None:
             return _unserved(store, part)
 
@@ -231,16 +243,20 @@ def _best(peers: Sequence[Sequence[float]]) -> list[float]:
 
 
 def near(scale: Scale, *, store: Store) -> Section:
-    """H, I: decisions that reach the store, one process."""
-    part = "a decision that reaches the store, 1 process"
-    contestants = (*store.peers, OURS_EXACT)
-    with _place(store, scale.shared + 1) as place:
+    """H, I: decisions that reach the store, one process; and what remains of that on average."""
+    part = "near the limit, 1 process"
+    last = min(LAST, scale.shared)
+    limits = {OURS_EXACT.name: last + 1, OURS_RECALLED.name: 4 * scale.shared + SPARE}
+    with _place(store) as place:
         if place is None:
             return _unserved(store, part)
 
         def turn(contestant: Contestant) -> Crowd:
-            return place.crowd(contestant, 1, scale.shared, limit=scale.shared + 1, watch=True)
+            calls = last if contestant is OURS_EXACT else scale.shared
+            limit = limits.get(contestant.name, FAR)
+            return place.crowd(contestant, 1, calls, limit=limit, watch=True)
 
+        contestants = (*store.peers, OURS_RECALLED, OURS_EXACT)
         seen = _race(contestants, min(scale.repeats, 9), turn)
     rows = []
     for name, crowds in seen.items():
@@ -248,18 +264,31 @@ def near(scale: Scale, *, store: Store) -> Section:
             rows.append((name, MISSING, "", "", ""))
             continue
         spent = _per_decision(crowds)
-        times = ratio(spent, _per_decision(seen[store.low]))
-        rows.append((name, span(spent, 1, 1e3), f"{times:,.2f}x", _trips(crowds), ""))
+        times, trips, target = ratio(spent, _per_decision(seen[store.low])), _trips(crowds), ""
+        if name == OURS_RECALLED.name:
+            target = _kept_near(store, times, trips)
+        called = f"{name}, the last {last:,} units" if name == OURS else name
+        said = "" if trips is None else f"{trips:.3f}"
+        rows.append((called, span(spent, 1, 1e3), f"{times:,.2f}x", said, target))
     heads = ("", "us/decision min / median / max", "x floor", "trips a decision", "target")
     return _told(store, part, heads, rows, place)
 
 
-def _trips(crowds: Sequence[Crowd]) -> str:
-    """Return how often the store was asked for each decision, at most, over the repeats."""
+def _kept_near(store: Store, times: float, trips: float | None) -> str:
+    if trips is not None and trips < MOST_TRIPS - 0.05:
+        return "**not measured**: it did not ask the store every time"
+    if store.near is None:
+        kept = "kept" if trips is not None and trips <= MOST_TRIPS else "**missed**"
+        return f"<= 1 trip: {kept}"
+    return f"<= {store.near:g}x: {'kept' if times <= store.near else '**missed**'}"
+
+
+def _trips(crowds: Sequence[Crowd]) -> float | None:
+    """Return how often the store was asked for each decision, in the middle of the repeats."""
     trips = [
         seen.trips / seen.asked for crowd in crowds for seen in crowd if seen.trips is not None
     ]
-    return f"{max(trips):.3f}" if trips else ""
+    return statistics.median(trips) if trips else None
 
 
 # -- at the limit -------------------------------------------------------------------
@@ -270,7 +299,7 @@ def crowd(scale: Scale, *, store: Store) -> Section:
     part = f"{scale.crowd} processes at the limit"
     limit = scale.crowd * max(1, scale.shared // 8)
     contestants = (*store.peers, OURS_EXACT)
-    with _place(store, limit) as place:
+    with _place(store) as place:
         if place is None:
             return _unserved(store, part)
 
@@ -300,7 +329,7 @@ def exact(scale: Scale, *, store: Store) -> Section:
     part = f"what {scale.processes} processes were given of one limit"
     limit = scale.processes * max(1, scale.shared // 2)
     contestants = (*store.peers, OURS_EXACT)
-    with _place(store, limit) as place:
+    with _place(store) as place:
         if place is None:
             return _unserved(store, part)
 
