@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from guards import COST, METER, PERIOD_SECONDS
@@ -25,8 +25,10 @@ from quotaguard.quota.readings import Moment
 
 if TYPE_CHECKING:
     import anyio
+    from quotaguard.sharing.ledger import SharedLedger
 
     from quotaguard.clock import Clock
+    from quotaguard.sharing.store import Store, Turn
 
 OURS = "**quotaguard**"
 LOW_REDIS = "floor: one INCR"
@@ -35,6 +37,11 @@ LOW_SQLITE = "floor: one guarded UPDATE, WAL, NORMAL"
 AS_RESERVED = """\
 with guard.reserve({'person.enrichment.matches': 1}) as reservation:
     reservation.settle()"""
+
+ALLOTTED = 1_000
+"""Units that a process may have taken ahead, at most."""
+
+BY_NAME = AS_RESERVED.replace("{'person.enrichment.matches': 1}", "'person.enrich'")
 
 EXACT = Policy(margin=0, exclusive=True, cold_reserve=0)
 """What is asked where every unit of the limit has to go: nobody else spends."""
@@ -226,16 +233,34 @@ class Ahead:
         await self._true.await_(wake, seconds)
 
 
-def ledger_of(store: str) -> str:
-    """Return the URL of the ledger at a store: a server's is its own, a file's has a scheme."""
-    return "memory://"  # TODO: until there are the two
-    return store if "://" in store else f"sqlite://{Path(store).absolute()}"
+class Counted:
+    """A store that counts how often it is asked to exchange."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.name, self.remote = store.name, store.remote
+        self.forked, self.close = store.forked, store.close
+        self.times = 0
+
+    def exchange(self, account: str, known: str, turn: Turn) -> str:
+        self.times += 1
+        return self._store.exchange(account, known, turn)
 
 
-def _guard(spot: Spot, policy: Policy | None) -> Guard:
+def _opened(spot: Spot, policy: Policy | None = None) -> tuple[Guard, Callable[[], int]]:
+    """Return a guard at the spot, and what tells how often its ledger has asked the store."""
+    from quotaguard import RedisLedger, SQLiteLedger
+
     clock: Clock | None = Ahead(spot.ahead) if spot.ahead else None
     provider = FullContact(api_key="test-key", base_url=spot.vendor, account=spot.key)
-    return Guard(provider, ledger=ledger_of(spot.store), policy=policy, clock=clock)
+    if "://" in spot.store:
+        kept: SharedLedger = RedisLedger(spot.store, clock=clock)
+        trips = _trips(spot.store)
+    else:
+        kept = SQLiteLedger(spot.store, clock=clock)
+        kept.store = counted = Counted(kept.store)
+        trips = lambda: counted.times  # noqa: E731 - what the other one is, too
+    return Guard(provider, ledger=kept, policy=policy, clock=clock), trips
 
 
 def _deciding(guard: Guard) -> Callable[[], bool]:
@@ -250,14 +275,13 @@ def _deciding(guard: Guard) -> Callable[[], bool]:
     return decide
 
 
-def _far(spot: Spot) -> Entrant:
-    guard = _guard(spot, None)
-    return Entrant(loop(AS_RESERVED, guard=guard), _deciding(guard), close=guard.close)
+def _far(statement: str, spot: Spot) -> Entrant:
+    guard, trips = _opened(spot)
+    return Entrant(loop(statement, guard=guard), _deciding(guard), trips, guard.close)
 
 
 def _ours(spot: Spot) -> Entrant:
-    guard = _guard(spot, EXACT)
-    trips = _trips_of(spot)
+    guard, trips = _opened(spot, EXACT)
     return Entrant(loop(AS_RESERVED, guard=guard), _deciding(guard), trips, guard.close)
 
 
@@ -265,21 +289,27 @@ def _recalled(spot: Spot) -> Entrant:
     """Enter while a recall is in force: no allotments for 3 s, so every decision asks the store.
 
     Another guard of the account wants all that is left, while the first one has some of it
-    in its allotment; that is refused, and recalls what the first one does not use.
+    in its allotment; that is refused, and recalls what the first one does not use. The
+    first one hears of it when it asks again, which it does here.
     """
     entrant = _ours(spot)
     entrant.decide()
-    other = _guard(spot, EXACT.but(warn_at=()))
+    other, _ = _opened(spot, EXACT)
     with (
         contextlib.suppress(Refusal),
         other.reserve({METER: spot.limit - 1}, priority="critical", max_wait=0) as rest,
     ):
         rest.release()  # nothing was in an allotment, and what counts the trips will tell
-    return replace(entrant, close=lambda: (other.close(), entrant.close()))
+    for _ in range(ALLOTTED):
+        before = entrant.trips()
+        entrant.decide()
+        if entrant.trips() != before:
+            break
+    return replace(entrant, close=_both(other.close, entrant.close))
 
 
-def _trips_of(spot: Spot) -> Callable[[], int | None]:
-    return _trips(spot.store) if "://" in spot.store else lambda: None
+def _both(*closing: Callable[[], object]) -> Callable[[], object]:
+    return lambda: [close() for close in closing]
 
 
 REDIS = (
@@ -294,6 +324,9 @@ SQLITE = (
     Contestant("pyrate-limiter, SQLiteBucket with file lock", _pyrate_file),
     Contestant("pyrate-limiter, MultiprocessBucket (no file)", _pyrate_asking, 1, _pyrate_list),
 )
-OURS_FAR = Contestant(OURS, _far, busy=50, peer=False)
+OURS_FAR = Contestant(OURS, partial(_far, AS_RESERVED), busy=50, peer=False)
+OURS_NAMED = Contestant(
+    f'{OURS}, `"person.enrich"`, three meters', partial(_far, BY_NAME), busy=50, peer=False
+)
 OURS_EXACT = Contestant(OURS, _ours, peer=False)
 OURS_RECALLED = Contestant(f"{OURS}, a recall in force", _recalled, peer=False)

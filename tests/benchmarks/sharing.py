@@ -23,6 +23,7 @@ from contestants import (
     OURS,
     OURS_EXACT,
     OURS_FAR,
+    OURS_NAMED,
     OURS_RECALLED,
     REDIS,
     SQLITE,
@@ -110,7 +111,7 @@ class Place:
         spot = Spot(store=store, key=key, limit=limit, vendor=self._vendor.url)
         try:
             shared, put_away = contestant.prepare(spot)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise Missing(str(error)) from error
         try:
             spots = [
@@ -196,7 +197,7 @@ def _unserved(store: Store, part: str) -> Section:
 def far(scale: Scale, *, store: Store) -> Section:
     """H, I: the limit far away, one process and several together."""
     part = f"the limit far away, 1 and {scale.processes} processes"
-    contestants = (*store.peers, OURS_FAR)
+    contestants = (*store.peers, OURS_FAR, OURS_NAMED)
     with _place(store) as place:
         if place is None:
             return _unserved(store, part)

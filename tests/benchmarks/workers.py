@@ -7,13 +7,16 @@ those of the monotonic clock, which all processes of a host share.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import BrokenBarrierError
 from time import monotonic_ns
 from typing import Any
@@ -160,7 +163,7 @@ def _work(
             seen = work(entrant, calls, lambda: barrier.wait(PATIENCE))
         finally:
             entrant.close()
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         barrier.abort()
         seen = Seen(missing=str(error.name or error))
     except BaseException as error:  # noqa: BLE001 - it is raised again in the parent
@@ -180,6 +183,11 @@ def processes() -> Any:
     if multiprocessing.get_start_method(allow_none=True) != kind:
         multiprocessing.set_start_method(kind, force=True)
         multiprocessing.set_forkserver_preload(list(NEEDED))
+        if kind == "forkserver":
+            # It looks for modules where it is started: not in a checkout that we happen to
+            # be in, whose package need not be the one that is installed.
+            with contextlib.chdir(Path(__file__).parent):
+                forkserver.ensure_running()
     return multiprocessing.get_context(kind)
 
 
