@@ -25,9 +25,9 @@ from quotaguard.quota.readings import Moment
 
 if TYPE_CHECKING:
     import anyio
-    from quotaguard.sharing.ledger import SharedLedger
 
     from quotaguard.clock import Clock
+    from quotaguard.sharing.ledger import SharedLedger
     from quotaguard.sharing.store import Store, Turn
 
 OURS = "**quotaguard**"
@@ -254,8 +254,8 @@ def _opened(spot: Spot, policy: Policy | None = None) -> tuple[Guard, Callable[[
     clock: Clock | None = Ahead(spot.ahead) if spot.ahead else None
     provider = FullContact(api_key="test-key", base_url=spot.vendor, account=spot.key)
     if "://" in spot.store:
-        kept: SharedLedger = RedisLedger(spot.store, clock=clock)
         trips = _trips(spot.store)
+        kept: SharedLedger = RedisLedger(spot.store, clock=clock)
     else:
         kept = SQLiteLedger(spot.store, clock=clock)
         kept.store = counted = Counted(kept.store)

