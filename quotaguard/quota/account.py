@@ -335,12 +335,14 @@ class Books:
 
     # -- as JSON ----------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Return the books as JSON can carry them, with their version.
+    def state(self, *, meters: bool = True) -> dict[str, Any]:
+        """Return the books as JSON can carry them, with their version; or all but the meters.
 
         Infinity is there by Python's own word for it, which only Python need read.
         """
         state = dict(zip(Books.__slots__, _values(self), strict=True))
+        if not meters:
+            state["meters"] = {}
         for name, tell in STATES.items():
             state[name] = tell(state[name])
         state["version"] = VERSION

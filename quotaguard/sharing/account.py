@@ -245,10 +245,10 @@ class SharedAccount:
         lease = self._ledger.lease
         soonest = lease / 3.0
         for holder in self.holders:
-            if not holder.idle:
-                continue
-            for name, meter in books.meters.items():
-                if name not in holder.terms.meters or not meter.read or meter.limit is None:
+            for name, purse in holder.allotment.purses.items():
+                meter = books.meters.get(name)
+                idle = purse.drawn - purse.cleared > purse.opened
+                if not idle or meter is None or not meter.read or meter.limit is None:
                     continue
                 room = max(0, books.room(name, now, holder.terms) or 0)
                 pace = max(meter.own_rate(now), 1e-9)

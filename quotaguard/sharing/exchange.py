@@ -182,8 +182,8 @@ class Exchange:
         posted = []
         for ticket in self.tickets:
             entry = ticket.entry
-            if isinstance(entry, Reserve | Check):
-                entry = replace(entry, lanes=None)
+            if isinstance(entry, Reserve | Check) and entry.lanes is not None:
+                ticket.entry = entry = replace(entry, lanes=None)  # all lanes are drawn at once
             holder = ticket.holder
             posted.append(books.post(holder.name, {}, entry, now, holder.terms))
         lanes = {

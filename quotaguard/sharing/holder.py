@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from quotaguard.quota.allotment import Allotment, Tally
+from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause
 from quotaguard.quota.events import Degraded
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from quotaguard.ledgers import Denial, Waiter, WaitingLine
     from quotaguard.quota.account import Books, Entry, Posted, Terms
-    from quotaguard.quota.allotment import Lane, Purse
+    from quotaguard.quota.allotment import Purse
     from quotaguard.quota.events import Event
     from quotaguard.quota.readings import Moment
     from quotaguard.sharing.account import SharedAccount
@@ -251,7 +250,9 @@ class SharedHolder:
     def take_up(self, lanes: Mapping[str, Lane], fast: float, ahead: float) -> None:
         """Open the lanes that the books granted; *ahead*: from this fast clock to theirs."""
         here = {
-            name: replace(lane, end=min(lane.end - ahead, self.lease_until))
+            name: Lane(
+                lane.units, lane.room, min(lane.end - ahead, self.lease_until), lane.headroom
+            )
             for name, lane in lanes.items()
         }
         for purse in self.allotment.purses.values():

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quotaguard.quota.account import Books
+from quotaguard.quota.meter import MeterBooks
 from quotaguard.quota.readings import Moment
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ DRIFT = 0.001
 _write = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
+_scalars = attrgetter(*(name for name in MeterBooks.__slots__ if name not in {"samples", "polls"}))
+
+
 class Unreadable(ValueError):
     """The text is not what this version writes."""
 
@@ -52,10 +57,11 @@ class Record:
     last entry; it never goes back. era: of the store, as it was then.
     """
 
-    __slots__ = ("books", "era", "fast", "last", "slow", "wall")
+    __slots__ = ("_texts", "books", "era", "fast", "last", "slow", "wall")
 
     def __init__(self, books: Books, era: str = "") -> None:
         self.books = books
+        self._texts: dict[str, tuple[object, str]] = {}
         self.slow = self.fast = 0.0
         self.last = (-math.inf, -math.inf)
         self.wall = -math.inf
@@ -78,7 +84,8 @@ class Record:
             if told["format"] != FORMAT:
                 msg = f"its format is {told['format']!r}, this version writes {FORMAT}"
                 raise Unreadable(msg)
-            record = cls(Books.of(told["books"]), told["era"])
+            state = {**told["books"], "meters": told["meters"]}
+            record = cls(Books.of(state), told["era"])
             record.slow, record.fast, *last, record.wall = told["clock"]
             record.last = (last[0], last[1])
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -94,9 +101,19 @@ class Record:
             "format": FORMAT,
             "era": self.era,
             "clock": (self.slow, self.fast, *self.last, self.wall),
-            "books": self.books.state(),
+            "books": self.books.state(meters=False),
         }
-        return _write(told)
+        meters = ",".join([self._meter(*item) for item in self.books.meters.items()])
+        return f'{_write(told)[:-1]},"meters":{{{meters}}}}}'
+
+    def _meter(self, name: str, meter: MeterBooks) -> str:
+        """Return the text of one meter; most are as they were in the last entry."""
+        numbers = _scalars(meter), meter.samples[:], meter.polls[:]
+        kept = self._texts.get(name)
+        if kept is None or kept[0] != numbers:
+            kept = numbers, f"{_write(name)}:{_write(meter.state())}"
+            self._texts[name] = kept
+        return kept[1]
 
     # -- time -------------------------------------------------------------------
 
