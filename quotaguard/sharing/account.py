@@ -65,7 +65,7 @@ class SharedAccount:
         self.polling_loops: list[int] = []
         self.tickets: deque[Ticket] = deque()
         self.lost: deque[Ticket] = deque()
-        self.version, self.text = "", ""
+        self.version, self.text, self.born = "", "", ""
         self.clean = True
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
@@ -232,6 +232,7 @@ class SharedAccount:
             holder.news.extend(posted.events)
         for holder in done.reports:
             holder.told = dict(books.holders.get(holder.name, {}))
+        self.born = done.record.born
         self._anchor = Anchor(done.now.slow, done.now.fast, sent)
         self.beat_at = math.inf
         if any(holder.holds for holder in self.holders):
