@@ -94,7 +94,7 @@ class _CrowdLedger(SharedLedger):
     def __init__(self, process: CrowdProcess, crowd: Crowd, name: str) -> None:
         self.process, self._crowd, self._name = process, crowd, name
         self._versions = itertools.count(1)
-        self.alive = True
+        self.alive, self.busy = True, False
         desk = Desk(crowd.shelf, self._between)
         super().__init__(desk, lease=crowd.lease, clock=process.clock)
 
@@ -283,24 +283,24 @@ class Crowd:
         self,
         calls: Iterable[tuple[int, SimulatedCall]] = (),
         *,
-        until: float = math.inf,
+        until: float | None = None,
     ) -> CrowdFigures:
-        """Run until the last call has come, or for *until* seconds since the start.
+        """Run for *until* seconds since the start, or until a minute after the last call.
 
         calls: and the process that each comes to, in the order of *at*. Numbers go round.
         """
-        self._until = until
+        self._until = math.inf if until is None else until
         self._next(iter(calls))
-        self._go(until)
-        if until < math.inf:
-            self.clock.elapsed = max(self.clock.elapsed, until)
+        while self._step(self._until):
+            pass
+        self.clock.elapsed = max(self.clock.elapsed, self._until)
         return self.figures
 
     def _next(self, coming: Iterable[tuple[int, SimulatedCall]]) -> None:
         for number, call in coming:
             self._push(call.at, None, self._come, (number, call, coming))
             return
-        self._until = min(self._until, self.clock.elapsed)
+        self._until = min(self._until, self.clock.elapsed + 60.0)
 
     def _come(
         self, number: int, call: SimulatedCall, coming: Iterable[tuple[int, SimulatedCall]]
@@ -310,17 +310,10 @@ class Crowd:
         self._do(process, process._arrive, (call,))  # noqa: SLF001 - as `Simulator.run` does
         self._next(coming)
 
-    def _go(self, until: float) -> None:
-        events, clock = self._events, self.clock
-        while events and events[0][0] <= min(until, self._until):
-            at, _, _, process, act, given = heapq.heappop(events)
-            clock.elapsed = max(clock.elapsed, at)
-            self._do(process, act, given)
-
     def _do(
         self, process: CrowdProcess | None, act: Callable[..., object], given: tuple[object, ...]
     ) -> None:
-        if process is not None and process.stopped:
+        if process is not None and (process.stopped or process.ledger.busy):
             process.waiting.append((act, given))
             return
         try:
@@ -331,12 +324,17 @@ class Crowd:
     def _pause(self, process: CrowdProcess) -> None:
         """Stop *process* where it is, and let all others go on."""
         seconds = 0.0 if self.pauses is None else self.pauses(process)
-        if seconds > 0.0 and not process.stopped:
-            ledger = process.ledger
-            process.stop(seconds)
-            until = self.clock.elapsed + seconds
-            while process.stopped and process.ledger is ledger and self._step(until):
-                pass
+        if seconds <= 0.0:
+            return
+        ledger, until = process.ledger, self.clock.elapsed + seconds
+        # Another one's pause may begin in this one, and end after it.
+        ledger.busy = True
+        while ledger.alive and self._step(until):
+            pass
+        self.clock.elapsed = max(self.clock.elapsed, until) if ledger.alive else self.clock.elapsed
+        ledger.busy = False
+        if ledger.alive and not process.stopped:
+            process.go_on()
 
     def _step(self, until: float) -> bool:
         """Do the next that happens; whether there was anything by *until*."""
