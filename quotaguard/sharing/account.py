@@ -233,7 +233,8 @@ class SharedAccount:
             holder.news.extend(posted.events)
         for holder in done.reports:
             holder.told = dict(books.holders.get(holder.name, {}))
-        self._anchor = Anchor(done.now.slow, done.now.fast, sent)
+        # Not as it was *sent*: whoever slept on the way would take that for a jump of theirs.
+        self._anchor = Anchor(done.now.slow, done.now.fast, done.now.fast - done.ahead)
         self.beat_at = math.inf
         if any(holder.holds for holder in self.holders):
             self.beat_at = local + self._horizon(books, done.now)
