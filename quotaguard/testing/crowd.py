@@ -102,6 +102,11 @@ class _CrowdLedger(SharedLedger):
         self._prefix = self._name
         self._thread = cast("LedgerThread", _Turns(self))
 
+    def close(self) -> None:
+        """A dead process gives nothing back."""
+        if self.alive and not self.busy:
+            super().close()
+
     def version(self) -> str:
         return f"{self._name}:{next(self._versions)}"
 

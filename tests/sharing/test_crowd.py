@@ -60,6 +60,10 @@ class Laws:
             assert used <= limit, ("sent past the limit", used, limit)
         if crowd.shelf.trips != self.trips:
             self.trips = crowd.shelf.trips
+            meter = process.books.meters.get("a")
+            if meter is not None:
+                known = meter.spent - meter.unknown
+                assert known <= crowd.provider.charged, ("counted twice", known)
             self.conserved(limit)
 
     def conserved(self, limit: int) -> None:
