@@ -226,7 +226,8 @@ class SharedHolder:
         """The books have forgotten this holder: its lease is over. Go on under another name.
 
         If it held anything, all of that counts as spent by now: what is open is void. What
-        the books never heard of is told anew.
+        it never heard that the books have heard is told anew. As they may have, of an answer
+        that was lost, it is told as unknown: a reading shows whether it was counted twice.
         """
         before, told = self.allotment, self.told
         if self.held:
@@ -235,6 +236,7 @@ class SharedHolder:
                 spent = purse.spent - (told[meter].spent if meter in told else 0)
                 if spent > 0:
                     self.allotment.record({meter: spent}, purse.at)
+                    self.allotment.purse(meter).unknown += spent
             return
         self.name, self.told = name, {}
         for meter, tally in told.items():
@@ -242,7 +244,7 @@ class SharedHolder:
             purse.drawn -= tally.drawn
             purse.cleared -= tally.cleared
             purse.spent -= tally.spent
-            purse.unknown -= tally.unknown
+            purse.unknown = max(purse.unknown - tally.unknown, purse.spent)
 
     def withdraw(self, name: str) -> None:
         """Take back what was granted under *name*, unless its owner has it."""
