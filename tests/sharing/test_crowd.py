@@ -60,10 +60,15 @@ class Laws:
             assert used <= limit, ("sent past the limit", used, limit)
         if crowd.shelf.trips != self.trips:
             self.trips = crowd.shelf.trips
-            meter = process.books.meters.get("a")
+            books = process.books
+            meter = books.meters.get("a")
             if meter is not None:
                 known = meter.spent - meter.unknown
                 assert known <= crowd.provider.charged, ("counted twice", known)
+                tallies = [tallies["a"] for tallies in books.holders.values() if tallies]
+                held = sum(tally.drawn - tally.cleared for tally in tallies)
+                idle = sum(tally.idle for tally in tallies)
+                assert (meter.held, meter.idle) == (held, idle), "the sums are not the parts'"
             self.conserved(limit)
 
     def conserved(self, limit: int) -> None:
