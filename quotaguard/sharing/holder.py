@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause
-from quotaguard.quota.verdicts import Granted, Spent
 from quotaguard.quota.events import Degraded
+from quotaguard.quota.verdicts import Granted, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,7 +26,6 @@ from quotaguard.testing.simulator import Simulator
 if TYPE_CHECKING:
     from quotaguard.errors import Refusal
     from quotaguard.providers import Provider
-    from quotaguard.quota.account import Books
     from quotaguard.sharing.account import SharedAccount
     from quotaguard.sharing.holder import SharedHolder
     from quotaguard.sharing.thread import LedgerThread
@@ -34,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["Crowd", "CrowdFigures", "CrowdProcess"]
 
 
-class _Killed(BaseException):  # noqa: N818 - nobody is to blame
+class _Killed(BaseException):
     """The process is gone in the middle of an exchange; nothing may catch that."""
 
 
-class _Over(BaseException):  # noqa: N818 - a law of the watcher's is broken
+class _Over(BaseException):
     """The run ends here; the shipped code, which expects faults of a store, must not go on."""
 
 
@@ -269,9 +268,7 @@ class Crowd:
     def _host(self, *, remote: bool) -> VirtualClock:
         if not remote:
             return self.clock
-        return _HostClock(
-            self.clock, self.random.uniform(0.0, 1e6), self.random.uniform(-2.0, 2.0)
-        )
+        return _HostClock(self.clock, self.random.uniform(0.0, 1e6), self.random.uniform(-2.0, 2.0))
 
     # -- time ---------------------------------------------------------------------
 
@@ -363,13 +360,6 @@ class Crowd:
         return True
 
     # -- what came of it ------------------------------------------------------------
-
-    def books(self) -> Books | None:
-        """Return the books as they stand on the shelf; None where there are none."""
-        from quotaguard.sharing.record import Record  # noqa: PLC0415 - only laws look
-
-        text = self.shelf.read(self.terms.account).text
-        return Record.read(text).books if text else None
 
     def _note(self, what: str, call: SimulatedCall | None) -> None:
         if what == "granted":

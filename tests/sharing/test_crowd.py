@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator
 from random import Random
@@ -21,11 +22,8 @@ ZIPF = 1.1
 RATE = 500.0
 """Calls a second of all processes together; the first has by far the most of them."""
 
-SETTLED = 10.0
-"""Seconds after which the books know what came before them: `Policy.lag` and `Policy.late`."""
-
 KNOWN = 45.0
-"""Seconds for which the account is in use when the rush begins."""
+"""Seconds for which the account has been in use when the rush begins."""
 
 
 def crowded(
@@ -80,16 +78,28 @@ class Laws:
 
 
 def rush(
-    holders: int, quota: int, *, seed: int, wait: float = 0.0, exclusive: bool = True
+    holders: int,
+    quota: int,
+    seed: int = 0,
+    wait: float = 0.0,
+    dies_every: float = math.inf,
+    exclusive: int = 1,
 ) -> CrowdFigures:
     """Return the figures of a rush on *quota*, of half as many calls again."""
     name = f"rush {holders} {quota} {wait} {seed}"
+    chance = Random(name)
     provider = SimulatedProvider({"a": quota}, lag=1.0, takes=0.2, seed=name)
-    policy = Policy(lag=2, late=5, max_wait=0, exclusive=exclusive)
+    policy = Policy(lag=2, late=5, max_wait=0, exclusive=bool(exclusive))
     crowd = Crowd(provider, policy, holders=holders, seed=name)
     crowd.watch = Laws(crowd)
     crowd.at(KNOWN - 10.0, crowd.processes[0].poll)
-    return crowd.run(crowded(Random(name), holders, quota * 3 // 2, wait=wait))
+    for process in crowd.processes if dies_every < math.inf else ():
+        at = KNOWN
+        while (at := at + chance.expovariate(1.0 / dies_every)) < KNOWN + 2.0 * quota / RATE:
+            crowd.at(at, process.crash)
+    figures = crowd.run(crowded(chance, holders, quota * 3 // 2, wait=wait))
+    assert figures.overshoot == 0
+    return figures
 
 
 class Trouble:
@@ -98,8 +108,8 @@ class Trouble:
     def __init__(self, number: int, seed: int = 0) -> None:
         self.name = f"trouble {seed} {number}"
         chance = self.chance = Random(self.name)
-        self.holders = chance.randint(2, 12)
-        self.quota = chance.randint(300, 1_500)
+        self.holders = chance.randint(2, 10)
+        self.quota = chance.randint(150, 700)
         self.rate = chance.uniform(10.0, 60.0)
         self.remote = chance.random() < 0.7
         self.lease = chance.choice((6.0, 30.0))
@@ -153,10 +163,11 @@ class Trouble:
         for fault in ("down", "muted"):
             if chance.random() < 0.4:
                 at = self.sometime()
-                crowd.at(at, setattr, shelf, fault, True)
-                crowd.at(at + chance.uniform(0.1, 5.0), setattr, shelf, fault, False)
+                for after, is_so in ((0.0, True), (chance.uniform(0.1, 5.0), False)):
+                    crowd.at(at + after, setattr, shelf, fault, is_so)
         if self.remote and chance.random() < 0.6:
-            crowd.at(self.sometime(), self.fail_over)
+            # The limit is reached when two thirds are over.
+            crowd.at(self.length * chance.uniform(0.4, 0.75), self.fail_over)
 
     def sometime(self) -> float:
         return self.length * self.chance.uniform(0.05, 0.9)
@@ -211,6 +222,88 @@ def told(holders: int, figures: CrowdFigures) -> str:
         f"{figures.stranded} stranded at the first refusal, full at {figures.full_at:.1f} s, "
         f"{figures.trips_after} trips after that, {figures.polls} polls"
     )
+
+
+def replayed(what: Callable[..., CrowdFigures], *given: float) -> CrowdFigures:
+    """Return the figures; of whatever goes wrong, tell how to see it again."""
+    try:
+        return what(*given)
+    except Exception as error:  # noqa: BLE001 - whatever it was, its seed is told
+        numbers = " ".join(str(one) for one in given)
+        again = f"python tests/sharing/test_crowd.py {what.__name__} {numbers}"
+        pytest.fail(f"{again}\n{type(error).__name__}: {error}")
+
+
+SMALL = ((1, 20_000, 0.002), (3, 20_000, 0.01), (10, 100_000, 0.01), (30, 20_000, 0.05))
+SMALL += ((100, 100_000, 0.05),)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("holders", "quota", "most"), SMALL)
+def test_a_rush_is_served_in_few_trips(
+    holders: int, quota: int, most: float, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """The more holders the more trips, and the whole quota is used, never more than that."""
+    figures = replayed(rush, holders, quota, seed)
+    record_property("crowd", told(holders, figures))
+    assert figures.charged == quota
+    assert figures.trips_per_call <= most
+    assert figures.early <= 1_000
+    assert figures.stranded <= quota // 50
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("holders", "most"), [(300, 0.15), (1_000, 0.5)])
+def test_a_great_crowd_is_served(
+    holders: int,
+    most: float,
+    seed: int,
+    pytestconfig: pytest.Config,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Hundreds of processes share a quota of which each has a few hundred units."""
+    if not pytestconfig.getoption("--crowds"):
+        pytest.skip("takes minutes: --crowds")
+    figures = replayed(rush, holders, 100_000, seed)
+    record_property("crowd", told(holders, figures))
+    assert figures.utilisation >= 0.999
+    assert figures.trips_per_call <= most
+
+
+def test_those_who_wait_are_served_to_the_last_unit(seed: int) -> None:
+    """Nobody is refused while there is quota: what others hold comes back in time."""
+    figures = replayed(rush, 10, 10_000, seed, 10.0)
+    assert (figures.charged, figures.early) == (10_000, 0)
+    assert figures.trips_per_call <= 0.2
+
+
+def test_others_lag_and_a_spent_quota_is_asked_for_seldom(seed: int) -> None:
+    """Of an account that others may use, too: seldom more than a trip in four seconds each."""
+    figures = replayed(rush, 10, 10_000, seed, 0.0, math.inf, 0)
+    assert figures.utilisation >= 0.999
+
+
+@pytest.mark.timeout(600)
+def test_what_the_dead_held_comes_back(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Every process dies once in ten minutes, without a word."""
+    figures = replayed(rush, 30, 30_000, seed, 0.0, 600.0)
+    record_property("crowd", f"dying, {told(30, figures)}")
+    assert figures.utilisation >= 0.99
+
+
+@pytest.mark.timeout(600)
+def test_troubles_keep_the_laws(troubles: int, seed: int) -> None:
+    """Processes die and sleep, the store is away and forgets: never a unit too many."""
+    for number in range(troubles):
+        replayed(trouble, number, seed)
+
+
+def test_the_same_seed_is_the_same_crowd() -> None:
+    """One seed decides everything."""
+    assert trouble(1) == trouble(1)
+    assert trouble(1) != trouble(2)
 
 
 if __name__ == "__main__":
