@@ -203,7 +203,9 @@ class Exchange:
         lease, left = self._ledger.lease, holder.lease_until - local.fast
         if left <= 0.0 or (left < lease * NEAR and not holder.held):
             holder.lapsed(self._account.new_name())
-        elif self._ledger.store.remote and left >= lease * NEAR:
+            return
+        holder.doubt()
+        if self._ledger.store.remote and left >= lease * NEAR:
             distrust(record.books, now, holder.terms, lease)
 
 

@@ -246,6 +246,11 @@ class SharedHolder:
             purse.spent -= tally.spent
             purse.unknown = max(purse.unknown - tally.unknown, purse.spent)
 
+    def doubt(self) -> None:
+        """Tell all anew as unknown: books that went back to before a lease count some of it."""
+        for purse in self.allotment.purses.values():
+            purse.unknown = purse.spent
+
     def withdraw(self, name: str) -> None:
         """Take back what was granted under *name*, unless its owner has it."""
         granted = self.unowned.pop(name, None)
