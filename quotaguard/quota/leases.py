@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quotaguard.quota.account import Books, Terms
     from quotaguard.quota.readings import Moment
 
-__all__ = ["RECALLED", "Lease", "active", "distrust", "recall", "tend"]
+__all__ = ["RECALLED", "Lease", "active", "distrust", "recall", "tend", "trust"]
 
 RECALLED = 3.0
 """Seconds for which nobody is given more than its call, after a request that found
@@ -92,6 +92,18 @@ def distrust(books: Books, now: Moment, terms: Terms, seconds: float) -> None:
     books.cold_from = now.slow
     books.polls.claimed = None
     books.slots.clear()
+
+
+def trust(books: Books) -> None:
+    """Grant again: a poll was asked when all that may be forgotten had ended.
+
+    What polls before it have taught of others goes: ours was lost, or told late, and
+    looked like theirs.
+    """
+    books.distrusted = None
+    for meter in books.meters.values():
+        meter.floor = meter.lower = meter.ceiling = meter.drift_from = None
+        meter.proven, meter.polls = False, []
 
 
 SPARE = 2.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
+from quotaguard.quota.leases import trust
 from quotaguard.quota.meter import POLL_THETA
 from quotaguard.quota.polls import Claim
 from quotaguard.quota.readings import NOTHING, Moment, Period, Reading, amount
@@ -52,7 +53,7 @@ class Observe:
         events: list[Event] = []
         books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
         if books.distrusted is not None and self.claim.asked.fast >= books.distrusted:
-            books.distrusted = None
+            trust(books)
         if self._period(books, now, events, terms):
             self._meters(books, terms, events)
             books.slots.clear()

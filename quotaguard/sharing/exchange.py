@@ -207,7 +207,9 @@ class Exchange:
         same = record.born == self._account.born
         if same or left <= 0.0 or (left < lease * NEAR and not holder.held):
             holder.lapsed(self._account.new_name())
-        elif self._ledger.store.remote and left >= lease * NEAR:
+            return
+        holder.doubt()
+        if self._ledger.store.remote and left >= lease * NEAR:
             distrust(record.books, now, holder.terms, lease)
 
 
