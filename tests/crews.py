@@ -18,10 +18,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import httpx
 from servers import Between, Server
 
-from quotaguard import FullContact, Guard, Policy, Refusal
+from quotaguard import FullContact, Guard, LedgerUnavailable, Policy, Refusal
 from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger
 from quotaguard.testing.fullcontact import FakeFullContact
@@ -41,11 +40,13 @@ PATIENCE = 40.0
 """Seconds until something that should come is missed: other jobs may keep the machine busy."""
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def until(
+    condition: Callable[[], object], what: str, tell: Callable[[], object] = str
+) -> None:
     """Return when *condition* holds."""
-    over = time.monotonic() + seconds
+    over = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < over, f"{what}: not in {seconds:g} s"
+        assert time.monotonic() < over, f"{what}: not in {PATIENCE:g} s. {tell()}"
         threading.Event().wait(0.005)
 
 
@@ -57,7 +58,8 @@ def guarding(ledger: Ledger, vendor: str, policy: Policy = POLICY) -> Guard:
 class Hand:
     """One worker: a guard and a client that it makes its calls with.
 
-    done: its calls that went. refused: those that did not, by what the guard raised.
+    done: its calls that went. refused: those that did not, by what the guard raised, or by
+        LedgerUnavailable where that was why.
     """
 
     def __init__(self, guard: Guard, vendor: str) -> None:
@@ -72,8 +74,9 @@ class Hand:
         try:
             answer = self.client.post(PATH, json=person, extensions=CRITICAL)
         except Refusal as refusal:
-            self.last = refusal
-            self.refused[type(refusal).__name__] += 1
+            self.last, cause = refusal, refusal.__cause__
+            kind = cause if isinstance(cause, LedgerUnavailable) else refusal
+            self.refused[type(kind).__name__] += 1
             return False
         assert answer.status_code == 200, answer
         self.done += 1
@@ -82,7 +85,7 @@ class Hand:
     def spend(self, count: int) -> None:
         """Make so many calls, whatever it takes."""
         goal = self.done + count
-        until(lambda: self.call() and self.done >= goal, f"{count} calls go ({self.last})")
+        until(lambda: self.call() and self.done >= goal, f"{count} calls", lambda: self.last)
 
     def drain(self, calls: int, stop: Callable[[], object] = lambda: False) -> None:
         """Call as fast as it goes until that is refused often, or *stop* holds."""
@@ -130,7 +133,7 @@ class Crew:
 
     def reaches(self, count: int) -> None:
         """Wait until so much is really spent."""
-        until(lambda: self.true >= count or self._failures, f"{count} units of it {self.told()}")
+        until(lambda: self.true >= count or self._failures, f"{count} units", self.told)
         self.check()
 
     def check(self) -> None:
@@ -142,9 +145,10 @@ class Crew:
         """How many calls were refused in this way."""
         return sum(hand.refused[kind] for hand in self.hands)
 
-    def told(self) -> Callable[[], str]:
-        """Return who tells how it stands, when that is asked."""
-        return _Told(lambda: f"({self.true} true, {[hand.refused for hand in self.hands]})")
+    def told(self) -> str:
+        """Return how it stands."""
+        refused = [dict(hand.refused) for hand in self.hands]
+        return f"{self.true} of {self.vendor.quota}; refused: {refused}; {self.hands[0].last!r}"
 
     def stop(self) -> None:
         """End every thread."""
@@ -160,7 +164,7 @@ class Crew:
         assert quota is not None
         self.reaches(quota)
         before = self.refused("QuotaExhausted")
-        until(lambda: self.refused("QuotaExhausted") >= before + 20, "all is spent")
+        until(lambda: self.refused("QuotaExhausted") >= before + 20, "all is spent", self.told)
         self.stop()
         assert self.true == quota
         assert sum(hand.done for hand in self.hands) <= quota
@@ -175,17 +179,6 @@ class Crew:
         finally:
             for hand in self.hands:
                 hand.close()
-
-
-class _Told:
-    def __init__(self, tell: Callable[[], str]) -> None:
-        self._tell = tell
-
-    def __str__(self) -> str:
-        return self._tell()
-
-    def __call__(self) -> str:
-        return self._tell()
 
 
 @contextmanager
@@ -313,8 +306,3 @@ def wired(server: Server, count: int = 1, **settings: Any) -> Iterator[list[Wire
             wires.append(Wire(server, **settings))
             open_.callback(wires[-1].close)
         yield wires
-
-
-def plain(vendor: FakeFullContact) -> httpx.Client:
-    """Return a client that no guard watches."""
-    return httpx.Client(base_url=vendor.url, headers=HEADERS, timeout=20.0)
