@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from quotaguard.quota.allotment import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from quotaguard.quota.account import Books, Terms
     from quotaguard.quota.readings import Moment
 
@@ -94,16 +96,17 @@ def distrust(books: Books, now: Moment, terms: Terms, seconds: float) -> None:
     books.slots.clear()
 
 
-def trust(books: Books) -> None:
-    """Grant again: a poll was asked when all that may be forgotten had ended.
+def trust(books: Books, names: Iterable[str]) -> None:
+    """Grant again: a reading that was asked late enough is about to be entered.
 
-    What polls before it have taught of others goes: ours was lost, or told late, and
-    looked like theirs.
+    What readings have taught of others until now is void for these meters: own units that
+    the living had not told yet looked like others', and are told by now.
     """
     books.distrusted = None
-    for meter in books.meters.values():
-        meter.floor = meter.lower = meter.ceiling = meter.drift_from = None
-        meter.proven, meter.polls = False, []
+    for name in names:
+        meter = books.meter(name)
+        meter.floor = meter.lower = meter.drift_from = meter.ceiling = None
+        meter.polls, meter.rise, meter.proven = [], 0.0, False
 
 
 SPARE = 2.0
