@@ -218,13 +218,17 @@ class SharedHolder:
         If it held anything, all of that counts as spent by now: what is open is void. What
         the books never heard of is told anew.
         """
-        before, told = self.allotment, self.told
+        before, told, lent = self.allotment, self.told, self.lent
         if self.held:
             self.restart(name)
             for meter, purse in before.purses.items():
-                spent = purse.spent - (told[meter].spent if meter in told else 0)
+                last = told.get(meter, Tally())
+                # A call that went while they were out of reach, they never heard of.
+                lost = min(lent.get(meter, 0), purse.opened)
+                spent = purse.spent - last.spent + lost
                 if spent > 0:
                     self.allotment.record({meter: spent}, purse.at)
+                    self.allotment.purse(meter).unknown = purse.unknown - last.unknown + lost
             return
         self.name, self.told = name, {}
         for meter, tally in told.items():
