@@ -172,6 +172,7 @@ class Exchange:
         for holder in {ticket.holder: None for ticket in self.tickets}:
             mine = [ticket for ticket in self.tickets if ticket.holder is holder]
             giving = now.fast < books.recalled or not all(ticket.keeps for ticket in mine)
+            giving = giving or holder.doubt
             holder.forget(local)
             self._present(holder, record, local, now)
             if giving and not all(isinstance(ticket.entry, Rest) for ticket in mine):

@@ -86,6 +86,7 @@ class SharedHolder:
         self.lease_until = -math.inf
         self.told: dict[str, Tally] = {}
         self.lent: dict[str, int] = {}
+        self.doubt = False
         self.drawn_at = -math.inf
         self._taken: tuple[int, ...] = ()
         self._taken_at = -math.inf
@@ -197,6 +198,7 @@ class SharedHolder:
     def gave(self, report: Report) -> None:
         """What was reported is in the books."""
         self.lent.clear()
+        self.doubt = False
         for name, units in report.giving.items():
             purse = self.allotment.purse(name)
             purse.cleared += units
@@ -228,7 +230,8 @@ class SharedHolder:
                 spent = purse.spent - last.spent + lost
                 if spent > 0:
                     self.allotment.record({meter: spent}, purse.at)
-                    self.allotment.purse(meter).unknown = purse.unknown - last.unknown + lost
+                    # Part of it may be in what they gave up: the next reading knows.
+                    self.allotment.purse(meter).unknown = spent
             return
         self.name, self.told = name, {}
         for meter, tally in told.items():
@@ -236,7 +239,7 @@ class SharedHolder:
             purse.drawn -= tally.drawn
             purse.cleared -= tally.cleared
             purse.spent -= tally.spent
-            purse.unknown -= tally.unknown
+            purse.unknown = purse.spent if self.doubt else purse.unknown - tally.unknown
 
     def withdraw(self, name: str) -> None:
         """Take back what was granted under *name*, unless its owner has it."""
@@ -245,7 +248,8 @@ class SharedHolder:
             self.allotment.settle(granted, {})
 
     def forfeit(self) -> None:
-        """What was on its way back may have arrived there: do not use it."""
+        """What was on its way back may have arrived there: do not use it, and give it again."""
+        self.doubt = True
         for purse in self.allotment.purses.values():
             if purse.parked is not None:
                 purse.parked = None
