@@ -19,7 +19,18 @@ from quotaguard.sharing.record import Record
 from quotaguard.sharing.store import Draft, Seen, Turn
 from quotaguard.testing import FakeClock
 
-__all__ = ["ENRICH", "FOUND", "LAG", "LATE", "MATCHES", "TOTAL", "Process", "Provider", "Shelf", "shared"]
+__all__ = [
+    "ENRICH",
+    "FOUND",
+    "LAG",
+    "LATE",
+    "MATCHES",
+    "TOTAL",
+    "Process",
+    "Provider",
+    "Shelf",
+    "shared",
+]
 
 MATCHES, MISSES, TOTAL = (f"person.enrichment.{part}" for part in ("matches", "misses", "total"))
 ENRICH = {MATCHES: 1, MISSES: 1, TOTAL: 1}

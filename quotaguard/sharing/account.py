@@ -20,7 +20,7 @@ from quotaguard.quota.readings import Moment
 from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted
 from quotaguard.sharing.exchange import Effect, Exchange, Ticket, undoing
-from quotaguard.sharing.holder import SharedHolder
+from quotaguard.sharing.holder import DENIES_FOR, SharedHolder
 from quotaguard.sharing.record import Anchor, Record
 from quotaguard.sharing.store import Seen
 from quotaguard.waiting import Line
@@ -126,6 +126,12 @@ class SharedAccount:
         self._ledger.attend(self, now=True)
         return ticket
 
+    def freshen(self, holder: SharedHolder) -> None:
+        """Let the ledger's thread read the books again, unless that was done just now."""
+        read = -math.inf if self._anchor is None else self._anchor.local
+        if not self.tickets and self.clock.fast() - read > DENIES_FOR:
+            self.hand_in(holder, Touch(), None)
+
     def drop(self, ticket: Ticket) -> None:
         """Nobody waits for *ticket* any more: what it is granted goes back.
 
@@ -135,7 +141,7 @@ class SharedAccount:
 
     def attend(self) -> None:
         """Have the ledger's thread look after this account."""
-        self._ledger.attend(self)
+        self._ledger.attend(self, now=bool(self.lost))
 
     def serve(self) -> None:
         """Post all that waits, in the ledger's thread."""
@@ -273,7 +279,7 @@ class SharedAccount:
 
     def tend(self, fast: float) -> float:
         """Do what is due, in the ledger's thread; return when the next is."""
-        if self.tickets:
+        if self.tickets or self.lost:
             self.serve()
         if fast >= self.beat_at:
             self.beat()

@@ -101,11 +101,6 @@ class SharedHolder:
         """The books as last seen, for reading under the lock."""
         return self._account.record.books
 
-    @property
-    def seen(self) -> bool:
-        """Whether the books were ever read."""
-        return self._account.version != ""
-
     def moment(self) -> Moment:
         """Return what time it is for the books, as far as this process knows."""
         return self._account.moment()
@@ -132,6 +127,24 @@ class SharedHolder:
     def attend(self) -> None:
         """Somebody waits for the books to change: look whether others change them."""
         self._account.attend()
+
+    def seen(self) -> Books | None:
+        """Return books to try things on, as they are if this holder gives back its lanes."""
+        self.freshen()
+        if not self._account.version:
+            return None
+        with self.lock:
+            books = self.books.copy()
+            for name, tally in books.holders.get(self.name, {}).items():
+                purse, meter = self.allotment.purse(name), books.meter(name)
+                idle = min(tally.idle, purse.drawn - purse.cleared - purse.opened)
+                meter.held -= idle
+                meter.idle -= idle
+            return books
+
+    def freshen(self) -> None:
+        """Have the books read again, unless that was done just now."""
+        self._account.freshen(self)
 
     def lend(self, name: str, cost: Mapping[str, int]) -> None:
         """Let a call go that the books do not know of; they hear of it when they are back."""

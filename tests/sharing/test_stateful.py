@@ -8,6 +8,7 @@ I11 repeated and lost reports do no harm, I12 what is held is somebody's.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -23,6 +24,16 @@ counts = st.integers(1, 4)
 SPANS = (0.01, 0.2, 1.0, 3.0, 6.0, 11.0, 31.0, 45.0)
 
 
+@dataclass
+class Calling:
+    """A call under way. *charged*: the provider has it in its books already."""
+
+    process: Process
+    reservation: Any
+    units: int
+    charged: bool = False
+
+
 class Processes(RuleBasedStateMachine):
     """Two or three processes, the provider and the store."""
 
@@ -35,8 +46,7 @@ class Processes(RuleBasedStateMachine):
         self.shelf = Shelf(self.clock, remote=remote)
         self.provider = Provider(self.clock, quota)
         self.processes = [Process(self.shelf, self.provider) for _ in range(count)]
-        self.open: list[tuple[Process, Any, int]] = []
-        self.dead: list[Any] = []
+        self.open: list[Calling] = []
         self.fallen: dict[str, tuple[int, int]] = {}
         self.processes[0].guard.refresh()
 
@@ -54,7 +64,7 @@ class Processes(RuleBasedStateMachine):
         except Refusal:
             return
         assert reservation.state == "open"
-        self.open.append((process, reservation, count))
+        self.open.append(Calling(process, reservation, count))
 
     @rule(number=which, times=st.integers(1, 12))
     def spend(self, number: int, times: int) -> None:
@@ -62,27 +72,35 @@ class Processes(RuleBasedStateMachine):
             with contextlib.suppress(Refusal):
                 self.process(number).spend()
 
+    def charge(self, call: Calling, units: int, later: float = 0.0) -> None:
+        """Charge a call, unless that was done while its process slept."""
+        if not call.charged:
+            call.charged = True
+            self.provider.charge(units, later)
+
     @precondition(lambda self: self.open)
-    @rule(number=which, count=st.integers(0, 4), how=st.sampled_from(("settle", "release", "forget")))
+    @rule(
+        number=which, count=st.integers(0, 4), how=st.sampled_from(("settle", "release", "forget"))
+    )
     def end(self, number: int, count: int, how: str) -> None:
-        _, reservation, held = self.open.pop(number % len(self.open))
-        spent = min(held, count)
-        if how == "settle":
-            self.provider.charge(spent)
-            reservation.settle({MATCHES: spent})
-        elif how == "release":
-            reservation.release()
+        call = self.open.pop(number % len(self.open))
+        spent = call.units if call.charged else min(call.units, count)
+        if how == "release" and not call.charged:
+            call.reservation.release()
+            return
+        self.charge(call, spent)
+        if how == "forget":
+            call.reservation.forget()
         else:
-            self.provider.charge(spent)
-            reservation.forget()
+            call.reservation.settle({MATCHES: spent})
 
     @precondition(lambda self: self.open)
     @rule(number=which, charged=st.booleans(), later=st.floats(0.0, LATE * 0.99))
     def give_up(self, number: int, charged: bool, later: float) -> None:
-        _, reservation, held = self.open.pop(number % len(self.open))
-        reservation.close()
+        call = self.open.pop(number % len(self.open))
+        call.reservation.close()
         if charged:
-            self.provider.charge(held, later)
+            self.charge(call, call.units, later)
 
     @rule(number=which, count=counts)
     def record(self, number: int, count: int) -> None:
@@ -97,7 +115,7 @@ class Processes(RuleBasedStateMachine):
     def potential(self) -> int:
         """Units that are charged, or that somebody holds."""
         held = 0
-        for process in [*self.processes, *self.dead]:
+        for process in self.processes:
             purse = process.purse()
             held += purse.drawn - purse.cleared
         return self.provider.true + held
@@ -106,6 +124,10 @@ class Processes(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from(SPANS), asleep=st.booleans(), tended=st.booleans())
     def wait(self, seconds: float, asleep: bool, tended: bool) -> None:
+        for call in self.open:
+            # Who is not heard of is charged by the end of its lease, and a little later.
+            if self.clock.fast() + seconds > call.process.holder.lease_until:
+                self.charge(call, call.units)
         (self.clock.suspend if asleep else self.clock.advance)(seconds)
         for process in self.processes:
             if tended:
@@ -130,7 +152,9 @@ class Processes(RuleBasedStateMachine):
             self.process(number).guard.refresh()
         self.provider.lag = 0.0
 
-    @rule(faults=st.lists(st.sampled_from(("down", "lost", "gone", "again")), min_size=1, max_size=3))
+    @rule(
+        faults=st.lists(st.sampled_from(("down", "lost", "gone", "again")), min_size=1, max_size=3)
+    )
     def spoil(self, faults: list[str]) -> None:
         self.shelf.faults.extend(faults)
 
@@ -138,12 +162,11 @@ class Processes(RuleBasedStateMachine):
     def die(self, number: int, charged: bool, forked: bool) -> None:
         """A process is killed, or replaced by a child that it forks as it ends."""
         process = self.process(number)
-        for one in [one for one in self.open if one[0] is process]:
-            self.open.remove(one)
-            _, reservation, held = one
+        for call in [call for call in self.open if call.process is process]:
+            self.open.remove(call)
             if charged:
-                self.provider.charge(held)
-            reservation.state = "void"  # its finalizer runs in no process
+                self.charge(call, call.units)
+            call.reservation.state = "void"  # its finalizer runs in no process
         if forked:
             process.account.forked()
         else:
@@ -153,8 +176,8 @@ class Processes(RuleBasedStateMachine):
 
     @invariant()
     def nothing_overshoots(self) -> None:
-        held = sum(count for _, _, count in self.open)
-        assert self.provider.true + held <= self.provider.quota
+        sent = sum(call.units for call in self.open if not call.charged)
+        assert self.provider.true + sent <= self.provider.quota
 
     @invariant()
     def the_sums_agree(self) -> None:
@@ -169,8 +192,15 @@ class Processes(RuleBasedStateMachine):
             assert meter.unknown >= unknown
             self.fallen[name] = meter.spent, meter.unknown
             terms = self.processes[0].holder.terms.meters[name]
-            if name == MATCHES and meter.read and not any(p.account.tickets for p in self.processes):
-                assert meter.gate(self.clock.fast(), terms) + sum(map(self.untold, self.processes)) >= self.provider.true
+            if (
+                name == MATCHES
+                and meter.read
+                and not any(p.account.tickets for p in self.processes)
+            ):
+                assert (
+                    meter.gate(self.clock.fast(), terms) + sum(map(self.untold, self.processes))
+                    >= self.provider.true
+                )
 
     def untold(self, process: Process) -> int:
         """Units that were recorded while the store could not be reached."""
@@ -183,20 +213,17 @@ class Processes(RuleBasedStateMachine):
             for purse in process.holder.allotment.purses.values():
                 assert purse.opened >= 0
                 assert purse.drawn - purse.cleared >= purse.opened
-            held = sum(count for owner, _, count in self.open if owner is process)
-            assert process.purse().opened >= sum(
-                count
-                for owner, reservation, count in self.open
-                if owner is process and reservation._epoch == process.holder.epoch
-            ), held
+            mine = [call for call in self.open if call.process is process]
+            live = [call for call in mine if call.reservation._epoch == process.holder.epoch]
+            assert process.purse().opened >= sum(call.units for call in live)
 
     def teardown(self) -> None:
         if not hasattr(self, "open"):
             return
         self.shelf.faults.clear()
-        for _, reservation, count in self.open:
-            self.provider.charge(count)
-            reservation.settle({MATCHES: count})
+        for call in self.open:
+            self.charge(call, call.units)
+            call.reservation.settle({MATCHES: call.units})
         for _ in range(4):
             self.clock.advance(LAG + LATE + 12.0)
             for process in self.processes:
