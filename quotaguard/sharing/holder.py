@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause
+from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.events import Degraded
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class SharedHolder:
         """
         report = Report()
         known = books.holders.get(self.name, {})
-        self.allotment.lapse(now)
+        self._lapse(now)
         for name, purse in self.allotment.purses.items():
             idle = purse.drawn - purse.cleared - purse.opened
             lost = max(0, known[name].drawn - purse.drawn) if name in known else 0
@@ -202,6 +203,16 @@ class SharedHolder:
                 report.lost[name] = tally.drawn
                 report.tallies[name] = Tally(tally.drawn, tally.drawn, 0, 0, now.slow + ahead)
         return report
+
+    def _lapse(self, now: Moment) -> None:
+        """Count as spent what can no longer be charged, or, stopped half way, nothing."""
+        if self.allotment.lapses:
+            kept = keep_allotments([self.allotment])
+            try:
+                self.allotment.lapse(now)
+            except BaseException:
+                restore(kept)
+                raise
 
     def _park(self, purse: Purse) -> None:
         if purse.parked is None:
