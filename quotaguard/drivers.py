@@ -233,6 +233,7 @@ async def _anote(caller: _Caller, ask: Post | Tell) -> object:
     holder = caller.spending.holder
     if isinstance(ask, Tell) or not holder.waits:
         return caller.note(ask)
+    caller.spending.tidy()
     caller.stand_up()
     alarm = _Alarm()
     ticket = holder.hand_in(ask.entry, alarm)
@@ -241,8 +242,12 @@ async def _anote(caller: _Caller, ask: Post | Tell) -> object:
         verdict = caller.spending.heard(ticket.result())
     except LedgerUnavailable as error:
         verdict = caller.spending.without_ledger(ask.entry, error)
+    except GeneratorExit:
+        holder.drop(ticket)
+        raise
     except BaseException:
         holder.drop(ticket)
+        holder.attend()
         raise
     return caller.noted(ask.entry, verdict)
 

@@ -202,6 +202,9 @@ class CostTooLarge(QuotaExhausted):
         return "Split the batch, or raise the limit with the provider"
 
 
+NO_LEDGER = "the ledger cannot be reached"
+
+
 class QuotaUnknown(Refusal):
     """No reading is fresh enough, and the policy refuses; nothing was sent.
 
@@ -217,6 +220,11 @@ class QuotaUnknown(Refusal):
 
     def _next(self) -> str:
         facts = self.facts
+        if facts.reason == NO_LEDGER:
+            return (
+                "It is asked again at the next call. What ails it is the __cause__; or choose "
+                'Policy(on_ledger_down="share") or Policy(on_ledger_down="open")'
+            )
         again = ""
         if facts.retry_after is not None:
             again = f"The next poll comes in {_span(facts.retry_after)}. "

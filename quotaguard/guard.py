@@ -345,7 +345,12 @@ class Guard:
     async def aclose(self) -> None:
         """Close as `close` does."""
         await self._spending.stats.aclose()
-        self._ledger.close()
+        if self._spending.holder.waits:
+            import anyio  # noqa: PLC0415 - only asynchronous callers pay for it
+
+            await anyio.to_thread.run_sync(self._ledger.close)
+        else:
+            self._ledger.close()
 
     def __enter__(self) -> Self:
         return self
@@ -368,8 +373,13 @@ class Guard:
     def _name(self) -> str:
         return f"{self._spending.holder.name}.refresh"
 
+    def _seen(self) -> Standing:
+        """Return the picture as it was last seen: asks no ledger that is shared."""
+        spending = self._spending
+        return spending.drawn(standing) if spending.holder.waits else self.standing()
+
     def __repr__(self) -> str:
-        return f"<Guard {self.standing().brief}>"
+        return f"<Guard {self._seen().brief}>"
 
 
 def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from quotaguard.errors import QuotaExhausted, Refusal, RefusalFacts
+from quotaguard.errors import LedgerUnavailable, QuotaExhausted, Refusal, RefusalFacts
 from quotaguard.ledgers import Denial
 from quotaguard.quota.admission import Request
 from quotaguard.quota.allotment import NO_ROOM
-from quotaguard.quota.entries import Check
+from quotaguard.quota.entries import Check, Reserve
 from quotaguard.quota.standing import Decision, decision
 from quotaguard.quota.verdicts import Done, Granted, Spent
 from quotaguard.spending import SWITCH
+from quotaguard.waiting import in_event_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from quotaguard.quota.calls import Cost
+    from quotaguard.quota.verdicts import Verdict
     from quotaguard.reservation import Reservation
     from quotaguard.spending import Spending
 
@@ -125,12 +129,41 @@ def full_check(spending: Spending, cost: Cost, priority: str) -> Decision:
         return Decision(True, "quotaguard is disabled")  # noqa: FBT003
     ahead = dict.fromkeys(spending.holder.allotment.purses, 0)
     counted = spending.units_of(cost)
+    if spending.holder.waits and in_event_loop():
+        return _seen_check(spending, Check(counted, priority, None))
     changes, asked = spending.holder.queue.changes, spending.fast()
-    verdict = spending.post(Check(counted, priority, ahead))
+    try:
+        verdict = spending.post(Check(counted, priority, ahead))
+    except LedgerUnavailable as error:
+        return _blind_check(spending, counted, priority, error)
     if isinstance(verdict, Spent) and len(counted) == 1:
         _remember_spent(spending, counted, priority, verdict, changes, asked)
+    return _decided(verdict)
+
+
+def _decided(verdict: Verdict) -> Decision:
     if isinstance(verdict, Done):
         return Decision(True, "a poll comes first")  # noqa: FBT003
+    return decision(None if isinstance(verdict, Granted) else verdict)
+
+
+def _seen_check(spending: Spending, check: Check) -> Decision:
+    """Answer from the books as they were last seen: an event loop never waits for a store."""
+    holder = spending.holder
+    books = holder.seen()
+    if books is None:
+        return Decision(True, "the books are read first")  # noqa: FBT003
+    if spending.ledger_error is not None:
+        return _blind_check(spending, check.cost, check.priority, spending.ledger_error)
+    posted = books.post(holder.name, {}, check, holder.moment(), spending.terms)
+    return _decided(posted.verdict)
+
+
+def _blind_check(
+    spending: Spending, cost: Mapping[str, int], priority: str, error: LedgerUnavailable
+) -> Decision:
+    """Answer as `Policy.on_ledger_down` would let a call go."""
+    verdict = spending.without_ledger(Reserve("", cost, priority), error, lends=False)
     return decision(None if isinstance(verdict, Granted) else verdict)
 
 

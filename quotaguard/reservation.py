@@ -97,9 +97,8 @@ class Reservation(Held):
             if denial is None:
                 return self
             if denial is ASK:
-                self._opened(drive(self._spending, self._story()))
-                while self._overslept():
-                    self._opened(drive(self._spending, self._story()))
+                while self._opened(drive(self._spending, self._story())):
+                    pass
                 return self
         except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
             return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
@@ -112,9 +111,8 @@ class Reservation(Held):
             if denial is None:
                 return self
             if denial is ASK:
-                self._opened(await adrive(self._spending, self._story()))
-                while self._overslept():
-                    self._opened(await adrive(self._spending, self._story()))
+                while self._opened(await adrive(self._spending, self._story())):
+                    pass
                 return self
         except BaseException as error:  # noqa: BLE001 - raised again, or a refusal with a fallback
             return self._stopped(error)  # type: ignore[no-any-return] # what the user gave
@@ -206,18 +204,21 @@ class Reservation(Held):
         self._changes = self._holder.queue.changes
         return reserving(request_of(self))
 
-    def _opened(self, granted: Granted) -> None:
+    def _opened(self, granted: Granted) -> bool:
+        """Take over what was granted; True if the lease ended meanwhile: ask again."""
         self._probes, self._asked = granted.probes, granted.at
         self._take_over()
         if self.state is NEW:
             self.state = VOID  # a listener has forked: this is the child
         self._spending.reserved(self._cost, self.priority)
+        return not granted.lent and self._overslept()
 
     def _overslept(self) -> bool:
-        """Whether the lease has ended before the call goes (a process that slept): ask again."""
+        """Whether the lease has ended before the call goes (a process that slept)."""
         if self.state is not OPEN or self._spending.fast() < self._holder.lease_until:
             return False
         self.settle_units({}, NEW)
+        self._borrowed = None  # that has ended with it: all is asked for
         return True
 
     def _stopped(self, error: BaseException) -> Any:  # noqa: ANN401 - what the user gave

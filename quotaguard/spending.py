@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quotaguard.errors import ConfigError, LedgerUnavailable, ProviderError
+from quotaguard.errors import NO_LEDGER, ConfigError, LedgerUnavailable, ProviderError
 from quotaguard.quota.account import Terms
 from quotaguard.quota.entries import Reserve, Touch
 from quotaguard.quota.events import Degraded, Event, Released, Reserved, Settled
@@ -190,8 +190,7 @@ class Spending:
         Raises:
             LedgerUnavailable: a shared ledger cannot be reached.
         """
-        for _ in range(len(self._left)):
-            self._left.popleft()()
+        self.tidy()
         return self.heard(self.holder.post(entry))
 
     def enter(self, entry: Entry) -> None:
@@ -214,8 +213,10 @@ class Spending:
         self.calls_told = bool(self._listeners) or getattr(self._log, "wants_calls", False)
         return posted.verdict
 
-    def without_ledger(self, entry: Entry, error: LedgerUnavailable) -> Verdict:
-        """Return what holds while the books cannot be reached; see `goes_without`."""
+    def without_ledger(
+        self, entry: Entry, error: LedgerUnavailable, *, lends: bool = True
+    ) -> Verdict:
+        """Return what holds while the books cannot be reached; without *lends* nobody goes."""
         if self.ledger_error is None:
             self.degraded("ledger_down", str(error))
         self.ledger_error = error
@@ -226,12 +227,11 @@ class Spending:
             now, books = holder.moment(), holder.books
             free = entry.forced or self.policy.shadow
             if free or goes_without(books, cost, holder.lent, now, self.terms):
-                holder.lend(entry.name, cost)
-                return Granted()
-            name = next(iter(cost))
-            facts = books.facts(
-                name, now, self.terms, priority=entry.priority, requested=cost[name]
-            )
+                if lends:
+                    holder.lend(entry.name, cost)
+                return Granted(lent=True)
+            name, first = next(iter(cost.items()))
+            facts = books.facts(name, now, self.terms, priority=entry.priority, requested=first)
         facts = replace(facts, reason=NO_LEDGER, retry_after=ASK_AGAIN)
         return Unknown(facts, ASK_AGAIN)
 
@@ -243,13 +243,21 @@ class Spending:
         """
         self._left.append(act)
 
+    def tidy(self) -> None:
+        """Do what coroutines that were thrown away have left."""
+        for _ in range(len(self._left)):
+            self._left.popleft()()
+
     def look(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
         """Return what *draw* makes of the books as they stand now. Never polls.
 
         Raises:
             LedgerUnavailable: a shared ledger cannot be reached.
         """
-        self._touch()
+        if self.holder.waits and in_event_loop():
+            self.holder.freshen()  # a loop, which must not wait, has the last ones
+        else:
+            self.post(Touch())
         return self.drawn(draw)
 
     def drawn(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
@@ -257,11 +265,6 @@ class Spending:
         with self.holder.lock:
             books = self.holder.books
             return draw(books, theirs(books.ahead, self.holder.moment()), self.terms)
-
-    def _touch(self) -> None:
-        """Bring the books up to date; an event loop, which must not wait, has the last ones."""
-        if not (self.holder.waits and in_event_loop()):
-            self.post(Touch())
 
     def wall(self) -> float:
         """Return the Unix time of now, the provider's own as far as it is known."""
@@ -367,7 +370,6 @@ def _silent(_: Event) -> None:
     """The log after it failed."""
 
 
-NO_LEDGER = "the ledger cannot be reached"
 ASK_AGAIN = 0.5
 """Seconds until a store that failed is asked again; see `quotaguard.sharing.account`."""
 

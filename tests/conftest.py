@@ -184,7 +184,9 @@ def hold(world: Any) -> None:
     was reserved for it; what did looks like somebody else's, and gets its margin.
     """
     guard, holder, clock = world.guard, world.guard._spending.holder, world.clock
-    locks = holder.lock, holder.queue._lock, world.ledger._lock, BACKGROUND._lock
+    locks = [holder.lock, holder.queue._lock, world.ledger._lock, BACKGROUND._lock]
+    if holder.waits:
+        locks += [holder._account.turn, world.ledger._exchanging]
     assert not any(lock.locked() for lock in locks), "a lock is held"
     guard.standing()
     assert holder.queue.busy == [], "somebody stands in line who is gone"

@@ -231,6 +231,11 @@ class Still(FakeClock):
         await wake.wait()
 
 
+def memory(clock: Any) -> Any:
+    """Return books in memory."""
+    return MemoryLedger(clock=clock)
+
+
 class World(httpx.AsyncBaseTransport):
     """A provider in memory that knows its own truth, and a guard of it.
 
@@ -246,7 +251,7 @@ class World(httpx.AsyncBaseTransport):
         self.true: Counter[str] = Counter()
         now = self.clock.now().wall
         self.period = Period(now - 1000.0, now + 1_000_000.0)
-        self.ledger = MemoryLedger(clock=self.clock)
+        self.ledger = settings.pop("ledger", memory)(self.clock)
         policy = Policy(**{"lag": 10, "late": 10, "cold_reserve": 0, "warn_at": (), **settings})
         self.guard = Guard(
             provider("key"),

@@ -150,6 +150,11 @@ class Counted(FullContact):
         return Bill({MATCHES: json.loads(outcome.body)["found"], TOTAL: 1})
 
 
+def memory(clock: Any) -> MemoryLedger:
+    """Return books in memory."""
+    return MemoryLedger(clock=clock)
+
+
 class World(httpx.BaseTransport):
     """A provider in memory that knows its own truth, and a guard of it.
 
@@ -166,6 +171,7 @@ class World(httpx.BaseTransport):
         background: bool = False,
         quota: int = QUOTA,
         clock: Any = None,
+        ledger: Callable[[Any], Any] | None = None,
         **settings: Any,
     ) -> None:
         self.clock: Any = clock or FakeClock()
@@ -176,7 +182,7 @@ class World(httpx.BaseTransport):
         self.polled: queue.SimpleQueue[None] = queue.SimpleQueue()
         now = self.clock.now().wall
         self.period = Period(now - 1000.0, now + 1_000_000.0)
-        self.ledger = MemoryLedger(clock=self.clock)
+        self.ledger: Any = (ledger or memory)(self.clock)
         policy = Policy(**{"lag": 10, "late": 10, "cold_reserve": 0, "warn_at": (), **settings})
         self.guard = Guard(
             provider("key"),
@@ -442,10 +448,10 @@ WAYS: dict[str, tuple[Callable[[World], None], dict[str, Any]]] = {
 }
 
 
-def struck(way: str, strike: Strike, law: Law, *, warm: bool) -> Strike:
+def struck(way: str, strike: Strike, law: Law, *, warm: bool, **more: Any) -> Strike:
     """Go one way into a new world, be struck there, and check the law."""
     act, settings = WAYS[way]
-    world = World(**settings)
+    world = World(**settings, **more)
     if warm:
         world.guard.refresh()
         world.go()

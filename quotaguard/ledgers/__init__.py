@@ -99,6 +99,15 @@ class Holder(Protocol):
     def drop(self, ticket: Any) -> None:  # noqa: ANN401 - what its own hand_in returned
         """Nobody waits for *ticket* any more. From anywhere; takes no lock."""
 
+    def seen(self) -> Books | None:
+        """Return books to try things on, as they are if this holder gives back its lanes.
+
+        None if they were never read. It is for event loops, and has them read again soon.
+        """
+
+    def freshen(self) -> None:
+        """Have the books read again, unless that was done just now."""
+
     def attend(self) -> None:
         """Somebody waits for the books to change: look whether other processes do that."""
 

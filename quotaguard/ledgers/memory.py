@@ -179,6 +179,13 @@ class MemoryHolder:
     def lend(self, name: str, cost: Mapping[str, int]) -> None:
         """Books in memory are never out of reach."""
 
+    def seen(self) -> Books:
+        """Return the books: what is tried on a copy changes nothing."""
+        return self.books.copy()
+
+    def freshen(self) -> None:
+        """They are never old."""
+
     def attend(self) -> None:
         """Nobody else changes these books."""
 

@@ -39,11 +39,13 @@ class Granted(Verdict):
     """The call goes now.
 
     probes: meters that it tests after the provider said spent. at: the slow clock, where
-    the request was counted in a rate.
+    the request was counted in a rate. lent: the books could not be asked, and no lease
+    says until when it may go.
     """
 
     probes: tuple[str, ...] = ()
     at: float | None = None
+    lent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

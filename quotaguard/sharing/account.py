@@ -20,7 +20,7 @@ from quotaguard.quota.readings import Moment
 from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted
 from quotaguard.sharing.exchange import Effect, Exchange, Ticket, undoing
-from quotaguard.sharing.holder import SharedHolder
+from quotaguard.sharing.holder import DENIES_FOR, SharedHolder
 from quotaguard.sharing.record import Anchor, Record
 from quotaguard.sharing.store import Seen
 from quotaguard.waiting import Line
@@ -108,8 +108,8 @@ class SharedAccount:
             LedgerUnavailable: the store could not be reached, read or written.
         """
         ticket = Ticket(holder, entry, None)
-        self.tickets.append(ticket)
         try:
+            self.tickets.append(ticket)
             with self.turn:
                 if not ticket.done:
                     self._serve()
@@ -126,6 +126,12 @@ class SharedAccount:
         self._ledger.attend(self, now=True)
         return ticket
 
+    def freshen(self, holder: SharedHolder) -> None:
+        """Let the ledger's thread read the books again, unless that was done just now."""
+        read = -math.inf if self._anchor is None else self._anchor.local
+        if not self.tickets and self.clock.fast() - read > DENIES_FOR:
+            self.hand_in(holder, Touch(), None)
+
     def drop(self, ticket: Ticket) -> None:
         """Nobody waits for *ticket* any more: what it is granted goes back.
 
@@ -135,7 +141,7 @@ class SharedAccount:
 
     def attend(self) -> None:
         """Have the ledger's thread look after this account."""
-        self._ledger.attend(self)
+        self._ledger.attend(self, now=bool(self.lost))
 
     def serve(self) -> None:
         """Post all that waits, in the ledger's thread."""
@@ -144,22 +150,20 @@ class SharedAccount:
 
     def _serve(self) -> None:
         """Exchange once for every ticket in the queue (under *turn*)."""
-        tickets = [self.tickets.popleft() for _ in range(len(self.tickets))]
-        if not tickets:
-            return
+        # They stay in it until they are done: Ctrl-C may come anywhere.
+        for ticket in tuple(self.tickets):
+            if ticket.posted is not None:
+                ticket.end()
+        tickets = [ticket for ticket in tuple(self.tickets) if not ticket.done]
         try:
-            self._exchange(tickets)
+            if tickets:
+                self._exchange(tickets)
         except Exception as error:  # noqa: BLE001 - whatever it was, a ledger raises but one
             fault = self._ledger.fault(error)
             for ticket in tickets:
                 ticket.end(fault)
-        except BaseException:
-            # Ctrl-C: the one whom it stopped has gone, the others ask again.
-            self.tickets.extendleft([one for one in reversed(tickets) if one.posted is None])
-            for ticket in tickets:
-                if ticket.posted is not None:
-                    ticket.end()
-            raise
+        while self.tickets and self.tickets[0].done:
+            self.tickets.popleft()
         self._undo_lost()
 
     # -- one exchange -----------------------------------------------------------
@@ -167,6 +171,7 @@ class SharedAccount:
     def _exchange(self, tickets: list[Ticket]) -> None:
         sent = self.clock.fast()
         if self._down is not None and sent < self._down[0]:
+            self._soon()
             raise LedgerUnavailable(self._down[1].args[0], store=self._ledger.store.name)
         own = [ticket.holder for ticket in tickets]
         others = [holder for holder in self.holders if holder.holds and holder not in own]
@@ -184,12 +189,19 @@ class SharedAccount:
         self._down = None
         self._written(version, exchange.effects[version], tickets, sent)
 
+    def _soon(self) -> None:
+        """After a failure, tell it soon if there is something: perhaps nobody calls meanwhile."""
+        if any(holder.holds for holder in self.holders):
+            pause = max(DOWN_FOR, self._ledger.lease / 30.0)
+            self.beat_at = min(self.beat_at, self.clock.fast() + pause)
+
     def _failed(self, *, unsure: bool) -> None:
         """Go on with what is in hand; without what was on its way back, if that may be there."""
         with self.lock:
             for holder in self.holders:
                 end = holder.forfeit if unsure else holder.kept
                 end()
+        self._soon()
 
     def _written(self, version: str, done: Effect, tickets: list[Ticket], sent: float) -> None:
         """Make true here what is in the books now."""
@@ -203,6 +215,8 @@ class SharedAccount:
                 for ticket in tickets:
                     ticket.posted = None
                     ticket.holder.unowned.pop(getattr(ticket.entry, "name", ""), None)
+                for holder in done.reports:
+                    holder.forfeit()
                 raise
             self.record, self.text, self.version = done.record, done.text, version
             self.clean = True
@@ -263,7 +277,8 @@ class SharedAccount:
         for _ in range(len(self.lost)):
             ticket = self.lost.popleft()
             if not ticket.done:
-                self.lost.append(ticket)
+                if ticket in self.tickets:
+                    self.lost.append(ticket)
                 continue
             undo = None if ticket.posted is None else undoing(ticket.entry, ticket.posted.verdict)
             if undo is not None:
@@ -276,7 +291,7 @@ class SharedAccount:
 
     def tend(self, fast: float) -> float:
         """Do what is due, in the ledger's thread; return when the next is."""
-        if self.tickets:
+        if self.tickets or self.lost:
             self.serve()
         if fast >= self.beat_at:
             self.beat()
@@ -305,7 +320,7 @@ class SharedAccount:
                 self._tell(rest=False)
             except Exception as error:  # noqa: BLE001 - the thread goes on
                 self._ledger.fault(error)
-                self.beat_at = self.clock.fast() + max(DOWN_FOR, self._ledger.lease / 30.0)
+                self._soon()
 
     def _tell(self, *, rest: bool) -> None:
         """Tell the books what every holder has; with *rest* give back all that is idle."""

@@ -19,6 +19,7 @@ from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause
 from quotaguard.quota.events import Degraded
+from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted, Spent
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class SharedHolder:
         self.lease_until = -math.inf
         self.told: dict[str, Tally] = {}
         self.lent: dict[str, int] = {}
+        self.doubt = False
         self.drawn_at = -math.inf
         self.refused_at = math.inf
         self._taken: tuple[int, ...] = ()
@@ -109,11 +111,6 @@ class SharedHolder:
         """Seconds that a refusal is remembered."""
         refused = self._account.clock.fast() - self.refused_at
         return max(DENIES_FOR, min(DENIES_MOST, refused))
-
-    @property
-    def seen(self) -> bool:
-        """Whether the books were ever read."""
-        return self._account.version != ""
 
     def moment(self) -> Moment:
         """Return what time it is for the books, as far as this process knows."""
@@ -141,6 +138,24 @@ class SharedHolder:
     def attend(self) -> None:
         """Somebody waits for the books to change: look whether others change them."""
         self._account.attend()
+
+    def seen(self) -> Books | None:
+        """Return books to try things on, as they are if this holder gives back its lanes."""
+        self.freshen()
+        if not self._account.version:
+            return None
+        with self.lock:
+            books = self.books.copy()
+            for name, tally in books.holders.get(self.name, {}).items():
+                purse, meter = self.allotment.purse(name), books.meter(name)
+                idle = min(tally.idle, purse.drawn - purse.cleared - purse.opened)
+                meter.held -= idle
+                meter.idle -= idle
+            return books
+
+    def freshen(self) -> None:
+        """Have the books read again, unless that was done just now."""
+        self._account.freshen(self)
 
     def lend(self, name: str, cost: Mapping[str, int]) -> None:
         """Let a call go that the books do not know of; they hear of it when they are back."""
@@ -179,7 +194,7 @@ class SharedHolder:
         """
         report = Report()
         known = books.holders.get(self.name, {})
-        self.allotment.lapse(now)
+        self._lapse(now)
         for name, purse in self.allotment.purses.items():
             idle = purse.drawn - purse.cleared - purse.opened
             lost = max(0, known[name].drawn - purse.drawn) if name in known else 0
@@ -199,6 +214,16 @@ class SharedHolder:
                 report.tallies[name] = Tally(tally.drawn, tally.drawn, 0, 0, now.slow + ahead)
         return report
 
+    def _lapse(self, now: Moment) -> None:
+        """Count as spent what can no longer be charged, or, stopped half way, nothing."""
+        if self.allotment.lapses:
+            kept = keep_allotments([self.allotment])
+            try:
+                self.allotment.lapse(now)
+            except BaseException:
+                restore(kept)
+                raise
+
     def _park(self, purse: Purse) -> None:
         if purse.parked is None:
             purse.parked = purse.end
@@ -207,6 +232,7 @@ class SharedHolder:
     def gave(self, report: Report) -> None:
         """What was reported is in the books."""
         self.lent.clear()
+        self.doubt = False
         for name, units in report.giving.items():
             purse = self.allotment.purse(name)
             purse.cleared += units
@@ -229,14 +255,18 @@ class SharedHolder:
         it never heard that the books have heard is told anew. As they may have, of an answer
         that was lost, it is told as unknown: a reading shows whether it was counted twice.
         """
-        before, told = self.allotment, self.told
+        before, told, lent = self.allotment, self.told, self.lent
         if self.held:
             self.restart(name)
             for meter, purse in before.purses.items():
-                spent = purse.spent - (told[meter].spent if meter in told else 0)
+                last = told.get(meter, Tally())
+                # A call that went while they were out of reach, they never heard of.
+                lost = min(lent.get(meter, 0), purse.opened)
+                spent = purse.spent - last.spent + lost
                 if spent > 0:
                     self.allotment.record({meter: spent}, purse.at)
-                    self.allotment.purse(meter).unknown += spent
+                    # Part of it may be in what they gave up: the next reading knows.
+                    self.allotment.purse(meter).unknown = spent
             return
         self.name, self.told = name, {}
         for meter, tally in told.items():
@@ -244,10 +274,10 @@ class SharedHolder:
             purse.drawn -= tally.drawn
             purse.cleared -= tally.cleared
             purse.spent -= tally.spent
-            purse.unknown = max(purse.unknown - tally.unknown, purse.spent)
+            purse.unknown = purse.spent if self.doubt else purse.unknown - tally.unknown
 
-    def doubt(self) -> None:
-        """Tell all anew as unknown: books that went back to before a lease count some of it."""
+    def tell_anew(self) -> None:
+        """Tell all as unknown: books that went back to before a lease count some of it."""
         for purse in self.allotment.purses.values():
             purse.unknown = purse.spent
 
@@ -258,7 +288,8 @@ class SharedHolder:
             self.allotment.settle(granted, {})
 
     def forfeit(self) -> None:
-        """What was on its way back may have arrived there: do not use it."""
+        """What was on its way back may have arrived there: do not use it, and give it again."""
+        self.doubt = True
         for purse in self.allotment.purses.values():
             if purse.parked is not None:
                 purse.parked = None
