@@ -214,8 +214,14 @@ class Reservation(Held):
         self._spending.reserved(self._cost, self.priority)
 
     def _overslept(self) -> bool:
-        """Whether the lease has ended before the call goes (a process that slept): ask again."""
-        if self.state is not OPEN or self._spending.fast() < self._holder.lease_until:
+        """Whether the lease has ended before the call goes (a process that slept): ask again.
+
+        A call that goes without the ledger has no lease.
+        """
+        spending = self._spending
+        if self.state is not OPEN or spending.ledger_error is not None:
+            return False
+        if spending.fast() < self._holder.lease_until:
             return False
         self.settle_units({}, NEW)
         return True
