@@ -202,10 +202,14 @@ class CostTooLarge(QuotaExhausted):
         return "Split the batch, or raise the limit with the provider"
 
 
+NO_LEDGER = "the ledger cannot be reached"
+"""The reason of a refusal that is not the provider's fault."""
+
+
 class QuotaUnknown(Refusal):
     """No reading is fresh enough, and the policy refuses; nothing was sent.
 
-    What kept the reading away is the ``__cause__``.
+    What kept the reading away, or the books, is the ``__cause__``.
     """
 
     def _what(self) -> str:
@@ -217,6 +221,11 @@ class QuotaUnknown(Refusal):
 
     def _next(self) -> str:
         facts = self.facts
+        if facts.reason == NO_LEDGER:
+            return (
+                f"{super()._next()}. What is wrong with the ledger is the cause of this error; "
+                'Policy(on_ledger_down="share") or "open" would let calls go meanwhile'
+            )
         again = ""
         if facts.retry_after is not None:
             again = f"The next poll comes in {_span(facts.retry_after)}. "

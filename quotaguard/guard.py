@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 from quotaguard.asking import AsyncReports, Reports
 from quotaguard.carrier import LazyStats
 from quotaguard.clock import SystemClock
-from quotaguard.errors import ConfigError, Refusal
+from quotaguard.errors import ConfigError, LedgerUnavailable, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
 from quotaguard.opened import shared_ledger
@@ -369,7 +369,11 @@ class Guard:
         return f"{self._spending.holder.name}.refresh"
 
     def __repr__(self) -> str:
-        return f"<Guard {self.standing().brief}>"
+        try:
+            shown = self.standing()
+        except LedgerUnavailable:  # where a guard is shown, nobody expects that it raises
+            shown = self._spending.drawn(standing)
+        return f"<Guard {shown.brief}>"
 
 
 def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:

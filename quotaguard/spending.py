@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from quotaguard.errors import ConfigError, LedgerUnavailable, ProviderError
+from quotaguard.errors import NO_LEDGER, ConfigError, LedgerUnavailable, ProviderError
 from quotaguard.quota.account import Terms
 from quotaguard.quota.entries import Reserve, Touch
 from quotaguard.quota.events import Degraded, Event, Released, Reserved, Settled
@@ -367,7 +367,6 @@ def _silent(_: Event) -> None:
     """The log after it failed."""
 
 
-NO_LEDGER = "the ledger cannot be reached"
 ASK_AGAIN = 0.5
 """Seconds until a store that failed is asked again; see `quotaguard.sharing.account`."""
 
