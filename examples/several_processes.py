@@ -53,10 +53,12 @@ def main() -> None:
         programs += [fresh.Process(target=job, args=(*told, f"job {n}")) for n in (1, 2)]
         for program in programs:
             program.start()
-        done = sorted(reports.get() for _ in range(5))
         for program in programs:
             program.join()
-        for report in done:
+        done = []
+        while not reports.empty():
+            done.append(reports.get())
+        for report in sorted(done):
             print(f"{report.name}: {report.calls} calls, {report.found} found, {report.last}")
         found = sum(report.found for report in done)
         print(f"together {found}, and the provider has counted {vendor.true[MATCHES]} of {QUOTA}")
