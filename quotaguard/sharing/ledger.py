@@ -56,7 +56,7 @@ class SharedLedger:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._prefix = f"{socket.gethostname()}.{self._pid}.{os.urandom(3).hex()}"
-        self._thread = LedgerThread(self)
+        self._thread = LedgerThread(self, _leave)
 
     def holder(self, terms: Terms) -> SharedHolder:
         """Return the place of a guard with these terms at its account's books."""
