@@ -39,8 +39,9 @@ PLAIN: Mapping[str, Any] = {
     "exclusive": True,
     "cold_reserve": 0,
     "warn_at": (),
+    "poll_every": (600.0, 900.0),
 }
-"""A policy without what would keep units back."""
+"""A policy without what would keep units back, and without polls that nobody asks for."""
 
 
 class MakeLedger(Protocol):
