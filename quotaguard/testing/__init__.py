@@ -12,6 +12,7 @@ from quotaguard.spending import SWITCH
 from quotaguard.testing.clock import FakeClock
 from quotaguard.testing.conformance import Trial, check_provider
 from quotaguard.testing.laws import BrokenLaw
+from quotaguard.testing.ledgers import LedgerTrial, check_ledger, check_store
 from quotaguard.testing.simulated import SimulatedCall, SimulatedProvider
 from quotaguard.testing.simulator import Simulator
 
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BrokenLaw",
     "FakeClock",
+    "LedgerTrial",
     "SimulatedCall",
     "SimulatedProvider",
     "Simulator",
     "Trial",
+    "check_ledger",
     "check_provider",
+    "check_store",
     "disabled",
     "fake",
 ]

@@ -24,7 +24,6 @@ from quotaguard.testing.laws.subject import BrokenLaw
 if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Holder, Ledger
-    from quotaguard.quota.account import Posted
     from quotaguard.testing.keeping.world import ProcessClock
 
 __all__ = ["LATE", "Bench", "Broken", "MakeLedger", "Process", "drain", "spend"]
@@ -55,7 +54,8 @@ class Broken:
     """A store that fails and does not fail, as the bench wants.
 
     It stands before the real store of a `SharedLedger`. down: nothing gets through.
-    lost: the next answer is lost, what was asked for is done.
+    lost: so many next answers are lost, what was asked for is done. pause: what is done
+    before anything is passed on.
     """
 
     def __init__(self, store: Store) -> None:
@@ -63,9 +63,11 @@ class Broken:
         self.name, self.remote = store.name, store.remote
         self.down = False
         self.lost = 0
+        self.pause: Callable[[], object] = bool
 
     def exchange(self, account: str, known: str, turn: Turn) -> str:
         """Pass it on, or fail."""
+        self.pause()
         if self.down:
             raise LedgerUnavailable("the bench has broken it", store=self.name)
         drafts: list[Draft | None] = []
@@ -101,11 +103,17 @@ class Process:
     guards: list[Guard] = field(default_factory=list)
 
     def guard(
-        self, vendor: Vendor, listeners: tuple[Callable[[Any], None], ...] = (), **settings: Any
+        self,
+        vendor: Vendor,
+        listeners: tuple[Callable[[Any], None], ...] = (),
+        *,
+        tasks: bool = False,
+        **settings: Any,
     ) -> Guard:
         """Return a guard of the vendor's account at this ledger.
 
         Those of two processes have other terms, so that they are two holders anyway.
+        tasks: it is asked by event loops alone.
         """
         policy = Policy(**{**PLAIN, "max_age": 3600.0 + self.number, **settings})
         guard = Guard(
@@ -113,7 +121,7 @@ class Process:
             ledger=self.ledger,
             policy=policy,
             listeners=listeners,
-            stats_client=vendor.client(),
+            stats_client=vendor.task_client() if tasks else vendor.client(),
             clock=self.clock,
         )
         self.guards.append(guard)
@@ -182,8 +190,7 @@ class Bench:
         stores = [
             process.ledger.store
             for process in processes
-            if isinstance(process.ledger, SharedLedger)
-            and isinstance(process.ledger.store, Broken)
+            if isinstance(process.ledger, SharedLedger) and isinstance(process.ledger.store, Broken)
         ]
         with contextlib.ExitStack() as stack:
             if self.down is not None:
@@ -233,11 +240,6 @@ def drain(guard: Guard, vendor: Vendor, most: int = 1000, **settings: Any) -> in
         except (QuotaExhausted, WaitTooLong):
             return number
     return most
-
-
-def post(holder: Holder, entry: Any) -> Posted:  # noqa: ANN401 - any entry
-    """Post an entry."""
-    return holder.post(entry)
 
 
 def refused(guard: Guard, **settings: Any) -> Refusal | None:

@@ -73,7 +73,9 @@ def exact(bench: Bench) -> None:
                 refusals.append(refusal)
                 return
 
-    raised = bench.world.together([partial(work, guard) for guard in guards for _ in range(WORKERS)])
+    raised = bench.world.together(
+        [partial(work, guard) for guard in guards for _ in range(WORKERS)]
+    )
     if raised:
         raise raised[0]
     used = vendor.used[CALLS]
@@ -223,4 +225,3 @@ def standings(bench: Bench) -> None:
     held.release()
     bench.require(told[0] == told[1], f"two processes see {told}", do="Touch reads the store")
     bench.require((CALLS, 40, 9, 3) in told[0], f"9 of 40 spent and 3 held is {told[0]}", do=SUMS)
-

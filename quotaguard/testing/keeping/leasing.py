@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quotaguard.errors import Refusal
 from quotaguard.quota.entries import AskToPoll, Observe
 from quotaguard.quota.polls import CLAIM_SECONDS
 from quotaguard.quota.readings import Reading, Usage
@@ -16,6 +15,7 @@ from quotaguard.testing.keeping.vendor import CALLS
 if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.quota.account import Posted
+    from quotaguard.quota.polls import Claim
 
 __all__ = [
     "claims",
@@ -50,7 +50,9 @@ def claims(bench: Bench) -> None:
     bench.world.advance(CLAIM_SECONDS + 1.0)
     third = other.post(AskToPoll("kit.other")).verdict
     what = f"a claim of {CLAIM_SECONDS:g} s is not free after that"
-    bench.require(isinstance(third, Due), what, do="Moment.fast goes on by the clock that was given")
+    bench.require(
+        isinstance(third, Due), what, do="Moment.fast goes on by the clock that was given"
+    )
 
 
 def repeats(bench: Bench) -> None:
@@ -73,7 +75,7 @@ def repeats(bench: Bench) -> None:
     bench.require(told == [7] * 5, what, do=WRITE)
 
 
-def _claim(posted: Posted) -> Due.claim:  # type: ignore[valid-type, name-defined]
+def _claim(posted: Posted) -> Claim:
     assert isinstance(posted.verdict, Due)  # noqa: S101 - whoever asks anyway is given it
     return posted.verdict.claim
 
@@ -91,7 +93,7 @@ def lanes(bench: Bench) -> None:
     bench.require(used <= 40, f"{used} calls went, and the limit is 40", do=WRITE)
 
 
-def _lane(bench: Bench, guard: Guard) -> int:
+def _lane(guard: Guard) -> int:
     """Return the units that a process holds ahead of its calls, as the books have it."""
     holder = guard._spending.holder  # noqa: SLF001 - the bench looks behind the guard
     with holder.lock:
@@ -163,7 +165,7 @@ def dead(bench: Bench) -> None:
     victim, second = one.guard(vendor), other.guard(vendor, max_wait=0)
     spend(victim, vendor, 2)
     victim.reserve({CALLS: 5}, priority="critical").open()
-    holds = 5 + _lane(bench, victim)
+    holds = 5 + _lane(victim)
     one.stop()
     vendor.charge({CALLS: 1})
     went = drain(second, vendor)
@@ -286,8 +288,4 @@ def turns(bench: Bench) -> None:
     used = [row(guard).used for guard in guards]
     what = f"after the turn {used} are used, and it was told {len(told)} times"
     bench.require(used == [0, 0] and len(told) == 1, what, do=WRITE)
-    bench.require(not _refusal(guards[1]), "no call goes in the new period", do=WRITE)
-
-
-def _refusal(guard: Guard) -> Refusal | None:
-    return refused(guard)
+    bench.require(not refused(guards[1]), "no call goes in the new period", do=WRITE)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
-
-import httpx
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from quotaguard.errors import StatsUnavailable
 from quotaguard.quota.answers import Faults
@@ -15,6 +13,9 @@ from quotaguard.quota.calls import Bill, Call, Cost, Outcome, Price, Report, Sta
 from quotaguard.quota.fields import Fields
 from quotaguard.quota.readings import Meter, Period, Reading, Usage
 from quotaguard.quota.secret import Secret, account_digest
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["CALLS", "KEY", "UNITS", "BenchProvider", "Vendor"]
 
@@ -54,9 +55,19 @@ class Vendor:
 
     def client(self) -> httpx.Client:
         """Return what carries polls to it; nothing is sent."""
+        import httpx  # noqa: PLC0415 - httpx costs 80 ms
+
         return httpx.Client(transport=httpx.MockTransport(self._answer))
 
+    def task_client(self) -> httpx.AsyncClient:
+        """Return the same for event loops."""
+        import httpx  # noqa: PLC0415 - as above
+
+        return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        import httpx  # noqa: PLC0415 - as above
+
         with self._lock:
             self.polls += 1
             if self.fails:
