@@ -108,7 +108,7 @@ class Process:
         listeners: tuple[Callable[[Any], None], ...] = (),
         *,
         tasks: bool = False,
-        **settings: Any,
+        **settings: Any,  # noqa: ANN401 - a Policy's
     ) -> Guard:
         """Return a guard of the vendor's account at this ledger.
 
@@ -127,7 +127,7 @@ class Process:
         self.guards.append(guard)
         return guard
 
-    def holder(self, vendor: Vendor, **settings: Any) -> Holder:
+    def holder(self, vendor: Vendor, **settings: Any) -> Holder:  # noqa: ANN401 - a Policy's
         """Return a place at the books without a guard."""
         policy = Policy(**{**PLAIN, "max_age": 3600.0 + self.number, **settings})
         return self.ledger.holder(terms_of(BenchProvider(vendor), policy))
@@ -224,7 +224,7 @@ class Bench:
         self.world.living.clear()
 
 
-def spend(guard: Guard, vendor: Vendor, count: int = 1, **settings: Any) -> None:
+def spend(guard: Guard, vendor: Vendor, count: int = 1, **settings: Any) -> None:  # noqa: ANN401 - of reserve()
     """Make calls that are billed."""
     for _ in range(count):
         with guard.reserve({CALLS: 1}, **{"priority": "critical", **settings}) as reservation:
@@ -232,7 +232,7 @@ def spend(guard: Guard, vendor: Vendor, count: int = 1, **settings: Any) -> None
             reservation.settle()
 
 
-def drain(guard: Guard, vendor: Vendor, most: int = 1000, **settings: Any) -> int:
+def drain(guard: Guard, vendor: Vendor, most: int = 1000, **settings: Any) -> int:  # noqa: ANN401 - as above
     """Make calls until one is refused, or *most*; return how many went."""
     for number in range(most):
         try:
@@ -242,7 +242,7 @@ def drain(guard: Guard, vendor: Vendor, most: int = 1000, **settings: Any) -> in
     return most
 
 
-def refused(guard: Guard, **settings: Any) -> Refusal | None:
+def refused(guard: Guard, **settings: Any) -> Refusal | None:  # noqa: ANN401 - as above
     """Return the refusal of one call, None if it goes; it costs nothing."""
     try:
         with guard.reserve({CALLS: 1}, **{"priority": "critical", **settings}) as reservation:

@@ -12,7 +12,6 @@ from quotaguard.testing.keeping.vendor import CALLS, UNITS
 if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.quota.standing import Row
-    from quotaguard.testing.keeping.vendor import Vendor
 
 __all__ = [
     "accounts",

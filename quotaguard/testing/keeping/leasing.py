@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quotaguard.quota.entries import AskToPoll, Observe
 from quotaguard.quota.polls import CLAIM_SECONDS
@@ -159,7 +159,7 @@ def heartbeat(bench: Bench) -> None:
 
 
 def dead(bench: Bench) -> None:
-    """What a dead process held is nobody's until its last call is charged, then spent, then read."""
+    """What a dead process held is nobody's until its last call is charged; then it is spent."""
     vendor = bench.vendor(40)
     one, other = bench.pair()
     victim, second = one.guard(vendor), other.guard(vendor, max_wait=0)
@@ -245,7 +245,7 @@ def thresholds(bench: Bench) -> None:
         if type(event).__name__ == "ThresholdCrossed":
             told.append(str(getattr(event, "threshold", "")))
 
-    settings = {"warn_at": (0.5, 0.8), "max_wait": bench.lease}
+    settings: dict[str, Any] = {"warn_at": (0.5, 0.8), "max_wait": bench.lease}
     guards = [process.guard(vendor, (listen,), **settings) for process in bench.pair()]
     for _ in range(18):
         for guard in guards:
@@ -259,7 +259,7 @@ def thresholds(bench: Bench) -> None:
 def rates(bench: Bench) -> None:
     """A rate holds for the requests of all processes together."""
     vendor = bench.vendor(1000)
-    settings = {"rates": ("5/60s",), "max_wait": 0}
+    settings: dict[str, Any] = {"rates": ("5/60s",), "max_wait": 0}
     guards = [process.guard(vendor, **settings) for process in bench.pair()]
     went = [drain(guard, vendor, 4) for guard in guards]
     what = f"{went} requests of two processes went in a window of 5"

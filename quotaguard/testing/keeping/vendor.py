@@ -65,7 +65,7 @@ class Vendor:
 
         return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def _answer(self, _: httpx.Request) -> httpx.Response:
         import httpx  # noqa: PLC0415 - as above
 
         with self._lock:
