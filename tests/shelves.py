@@ -1,16 +1,18 @@
-"""A store over a plain dict, which good and broken relatives have in common."""
+"""Stores for the trials: one over a plain dict, and Redis on the clock of the bench."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from quotaguard.clock import Clock
 from quotaguard.errors import LedgerUnavailable
+from quotaguard.ledgers.redis import SCRIPT, RedisStore
 from quotaguard.sharing.store import Draft, Seen, Turn
 
-__all__ = ["DictStore", "Dicts"]
+__all__ = ["DictStore", "Dicts", "MovedRedis"]
 
 
 class Dicts:
@@ -68,3 +70,14 @@ class DictStore:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class MovedRedis(RedisStore):
+    """A server whose clock is the one of the bench."""
+
+    def _run(self, script: Any, account: str, *words: str) -> tuple[Any, float, float]:
+        reply, sent, received = super()._run(script, account, *words)
+        if script is SCRIPT:
+            seconds, micros = divmod(round(self._clock.now().fast * 1e6), 1_000_000)
+            reply = [*reply[:3], b"%d" % seconds, b"%d" % micros, *reply[5:]]
+        return reply, sent, received

@@ -11,28 +11,16 @@ from typing import Any
 
 import pytest
 from servers import Server, serving
-from shelves import DictStore, Dicts
+from shelves import DictStore, Dicts, MovedRedis
 
 from quotaguard.clock import Clock, SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable
-from quotaguard.ledgers.redis import SCRIPT, RedisStore
 from quotaguard.ledgers.sqlite import SQLiteStore
 from quotaguard.sharing.store import Draft, Seen, Turn
 from quotaguard.testing import BrokenLaw, check_store
 from quotaguard.testing.keeping import OF_STORES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
-
-class MovedRedis(RedisStore):
-    """A server whose clock is the one of the bench."""
-
-    def _run(self, script: Any, account: str, *words: str) -> tuple[Any, float, float]:
-        reply, sent, received = super()._run(script, account, *words)
-        if script is SCRIPT:
-            seconds, micros = divmod(round(self._clock.now().fast * 1e6), 1_000_000)
-            reply = [*reply[:3], b"%d" % seconds, b"%d" % micros, *reply[5:]]
-        return reply, sent, received
 
 
 @pytest.fixture(scope="module")

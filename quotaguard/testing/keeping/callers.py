@@ -27,7 +27,7 @@ __all__ = ["forked", "forks", "loops", "slow", "whole"]
 TICKS = 5
 """Turns of an event loop that pass while a store is slow."""
 
-SLOW = 1.5
+SLOW = 1.0
 """Real seconds after which a loop that did not turn was blocked."""
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.quota.entries import AskToPoll, Observe
 from quotaguard.quota.polls import CLAIM_SECONDS
 from quotaguard.quota.readings import Reading, Usage
 from quotaguard.quota.verdicts import Done, Due
-from quotaguard.testing.keeping.bench import LATE, Bench, drain, refused, spend
+from quotaguard.testing.keeping.bench import LATE, Bench, Process, drain, refused, spend
 from quotaguard.testing.keeping.counting import row
 from quotaguard.testing.keeping.vendor import CALLS
 
@@ -171,7 +172,8 @@ def dead(bench: Bench) -> None:
     went = drain(second, vendor)
     what = f"{went} calls of another went, while a dead process may have spent {holds} of 38"
     bench.require(went <= 38 - holds, what, do=LEASE)
-    bench.world.advance(bench.lease - 1.0)
+    bench.world.advance(max(0.0, bench.lease - 11.0))
+    _healed(bench, second)
     went += drain(second, vendor)
     what = "units of a process were given away before its lease and its last call were over"
     bench.require(went <= 38 - holds, what, do=LEASE)
@@ -221,7 +223,8 @@ def lines(bench: Bench) -> None:
     """What the line holds for better priorities, all processes together leave them."""
     vendor = bench.vendor(60)
     guards = [process.guard(vendor, max_wait=0) for process in (*bench.pair(), bench.process())]
-    alone = bench.process()
+    clock = bench.world.clock()
+    alone = Process(bench, MemoryLedger(clock=clock), clock, 0)
     twin = bench.vendor(60)
     fair = drain(alone.guard(twin, max_wait=0), twin, priority="batch")
     went = 0

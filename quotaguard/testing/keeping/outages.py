@@ -118,6 +118,8 @@ def outage(bench: Bench) -> None:
     guard = process.guard(vendor, max_wait=0)
     spend(guard, vendor, 2)
     with bench.outage(process):
+        large = guard.check({CALLS: 900}, priority="critical")
+        bench.require(not large, "900 units are there while the store is down", do=RAISE)
         went = _some(guard, vendor, 1)
         what = "a call that lanes in hand cover was refused when the store went down"
         bench.require(went, what, do="keep lanes until Holder.lease_until: Report may be kept")
