@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from servers import Server, serving
-from shelves import DictStore, Dicts, MovedRedis
+from shelves import Dicts, DictStore, MovedRedis
 
 from quotaguard.clock import Clock, SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable
@@ -36,9 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_dict_passes() -> None:
     """A lock and a dict are a store; its children have another dict, which is no sharing."""
     dicts = Dicts()
-    trial = check_store(
-        lambda clock: DictStore(dicts, clock), down=dicts.outage, but=["children"]
-    )
+    trial = check_store(lambda clock: DictStore(dicts, clock), down=dicts.outage, but=["children"])
     assert trial.skipped == ("children",)
     assert set(trial.laws) == set(OF_STORES) - {"children"}
 
