@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.entries import Reserve, Touch
+from quotaguard.quota.verdicts import Granted
 from quotaguard.sharing.ledger import SharedLedger
 from quotaguard.testing.keeping.bench import Bench, Broken, drain, spend
 from quotaguard.testing.keeping.counting import row
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from quotaguard.guard import Guard
     from quotaguard.quota.readings import Moment
 
-__all__ = ["forked", "forks", "loops", "slow", "whole"]
+__all__ = ["forked", "forks", "loops", "owned", "slow", "whole"]
 
 TICKS = 5
 """Turns of an event loop that pass while a store is slow."""
@@ -89,6 +90,25 @@ def whole(bench: Bench) -> None:
     went = drain(guard, vendor)
     what = f"of 37 units that were left {went} could be spent"
     bench.require(went == 37, what, do=do)
+
+
+def owned(bench: Bench) -> None:
+    """What was granted is found under its name, until the caller has taken it over."""
+    vendor = bench.vendor(40)
+    process = bench.process()
+    spend(process.guard(vendor), vendor)
+    holder = process.holder(vendor)
+    cost = {CALLS: 2}
+    posted = holder.post(Reserve("kit.owned", cost, "critical", may_poll=False))
+    with holder.lock:
+        found = holder.unowned.get("kit.owned")
+        opened = holder.allotment.purse(CALLS).opened
+        holder.unowned.pop("kit.owned", None)
+        if isinstance(posted.verdict, Granted):
+            holder.allotment.settle(cost, {})
+    what = f"a grant of {cost} is {found} under its name, and {opened} units are open"
+    do = "put it into Holder.unowned under the lock, with Allotment.accept"
+    bench.require(found == cost and opened == 2, what, do=do)
 
 
 def forks(bench: Bench) -> None:

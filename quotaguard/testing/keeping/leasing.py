@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from quotaguard.ledgers.memory import MemoryLedger
-from quotaguard.quota.entries import AskToPoll, Observe
+from quotaguard.quota.entries import AskToPoll, Observe, Pause, Touch
 from quotaguard.quota.polls import CLAIM_SECONDS
 from quotaguard.quota.readings import Reading, Usage
 from quotaguard.quota.verdicts import Done, Due
 from quotaguard.testing.keeping.bench import LATE, Bench, Process, drain, refused, spend
-from quotaguard.testing.keeping.counting import row
+from quotaguard.testing.keeping.counting import SUMS, row
 from quotaguard.testing.keeping.vendor import CALLS
 
 if TYPE_CHECKING:
@@ -26,12 +26,15 @@ __all__ = [
     "idle",
     "lanes",
     "lines",
+    "news",
     "rates",
     "recall",
     "repeats",
+    "small",
     "suspended",
     "thresholds",
     "turns",
+    "walls",
 ]
 
 BACK = "give back with the next report what no call has taken"
@@ -292,3 +295,56 @@ def turns(bench: Bench) -> None:
     what = f"after the turn {used} are used, and it was told {len(told)} times"
     bench.require(used == [0, 0] and len(told) == 1, what, do=WRITE)
     bench.require(not refused(guards[1]), "no call goes in the new period", do=WRITE)
+
+
+def news(bench: Bench) -> None:
+    """What the provider asks of one process, the others heed: a pause."""
+    vendor = bench.vendor()
+    one, other = bench.pair()
+    guard = other.guard(vendor, max_wait=0)
+    guard.refresh()
+    one.holder(vendor).post(Pause(20.0))
+    refusal = refused(guard)
+    what = "the provider asked one process for a pause, and another one's call went"
+    bench.require(refusal is not None, what, do=WRITE)
+    bench.world.advance(21.0)
+    refusal = refused(guard)
+    bench.require(refusal is None, f"after the pause: {refusal}", do="Moment.fast goes on")
+
+
+def small(bench: Bench) -> None:
+    """Processes that come and go do not make the books grow."""
+    vendor = bench.vendor(1000)
+    for _ in range(12):
+        process = bench.process()
+        spend(process.guard(vendor), vendor)
+        process.ledger.close()
+    bench.world.advance(bench.lease + LATE + 3.0)
+    last = bench.process()
+    guard = last.guard(vendor)
+    spend(guard, vendor)
+    holder = last.holder(vendor)
+    holder.post(Touch())
+    with holder.lock:
+        count = len(holder.books.holders)
+    what = f"of 12 processes that have ended the books still know {count - 1}"
+    bench.require(count <= 2, what, do=LEASE)
+    used = row(guard).used
+    bench.require(used == 13, f"of their 13 units {used} count", do=LEASE)
+
+
+def walls(bench: Bench) -> None:
+    """A wall clock that is set, or goes wrong, changes nothing but what people are told."""
+    vendor = bench.vendor(40)
+    one, other = bench.pair()
+    guard, second = one.guard(vendor, max_wait=0), other.guard(vendor, max_wait=0)
+    held = guard.reserve({CALLS: 5}, priority="critical").open()
+    for seconds in (7_200.0, -14_400.0, 7_200.0):
+        other.clock.jump_wall(seconds)
+        told = row(second)
+        counts = told.used, told.reserved
+        what = f"a call of 5 units is {counts} used and held for one whose clock was set"
+        do = "leases and rates go by Moment.fast and Moment.slow"
+        bench.require(counts == (0, 5), what, do=do)
+    held.settle({CALLS: 5})
+    bench.require(row(guard).used == 5, "a settled call of 5 units does not count", do=SUMS)
