@@ -161,6 +161,10 @@ def back(bench: Bench) -> None:
         guards[1].record({CALLS: 1})
         vendor.charge({CALLS: 1})
         bench.world.advance(2.0)
+    bench.world.advance(2.0)
+    used = [row(guard).used for guard in (*guards, guards[0])][1:]
+    what = f"when the store is back {used} count of {vendor.used[CALLS]} that were spent meanwhile"
+    bench.require(set(used) == {vendor.used[CALLS]}, what, do="report absolute counts (Tally)")
     bench.world.advance(bench.lease + LATE + 3.0)
     _exact(bench, guards, vendor, "after an outage")
 

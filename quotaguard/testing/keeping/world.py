@@ -140,7 +140,7 @@ class ProcessClock(FakeClock):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
-        self._sleepers: dict[threading.Thread, float] = {}
+        self._sleepers: dict[threading.Thread, tuple[float, threading.Event]] = {}
         self.known: set[threading.Thread] = set()
 
     def wait(self, wake: threading.Event, seconds: float) -> None:
@@ -151,7 +151,7 @@ class ProcessClock(FakeClock):
             return
         with self._moved:
             self.known.add(me)
-            self._sleepers[me] = due
+            self._sleepers[me] = due, wake
             self._moved.notify_all()
         try:
             while self.fast() < due and not wake.is_set():
@@ -177,10 +177,10 @@ class ProcessClock(FakeClock):
         """Return the seconds until each wait ends that is under way."""
         with self._moved:
             now = self.fast()
-            return [due - now for due in self._sleepers.values()]
+            return [due - now for due, _ in self._sleepers.values()]
 
     def settle(self) -> None:
-        """Block, in real time, until all that waited and are due wait again."""
+        """Block, in real time, until all that waited and are due, or woken, wait again."""
         end = time.monotonic() + PATIENCE
         with self._moved:
             while late := [thread for thread in self.known if self._busy(thread)]:
@@ -190,5 +190,9 @@ class ProcessClock(FakeClock):
                 self._moved.wait(GLANCE)
 
     def _busy(self, thread: threading.Thread) -> bool:
-        due = self._sleepers.get(thread)
-        return thread.is_alive() and (due is None or due <= self.fast())
+        if not thread.is_alive():
+            return False
+        if thread not in self._sleepers:
+            return True
+        due, wake = self._sleepers[thread]
+        return wake.is_set() or due <= self.fast()
