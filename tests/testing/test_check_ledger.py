@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from quotaguard.sharing.ledger import SharedLedger
 from quotaguard.sharing.record import Record
 from quotaguard.sharing.store import Draft, Seen, Turn
 from quotaguard.testing import BrokenLaw, LedgerTrial, check_ledger
-from quotaguard.testing.keeping import OF_LEDGERS
+from quotaguard.testing.keeping import OF_LEDGERS, OF_STORES
 from quotaguard.testing.keeping.vendor import KEY
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -715,6 +716,13 @@ def test_no_breach_passes(name: str) -> None:
 def test_every_law_can_be_broken() -> None:
     """A law that nobody could break would be no law."""
     assert {law for _, law in BROKEN.values()} == set(OF_LEDGERS)
+
+
+def test_the_page_names_every_law() -> None:
+    """Those of stores and then those of ledgers, in the order in which they are judged."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-ledger.md"
+    named = re.findall(r"^\| `(\w+)` \|", page.read_text("utf-8"), re.MULTILINE)
+    assert named == [*OF_STORES, *OF_LEDGERS]
 
 
 @pytest.mark.parametrize("but", [["nothing"], "lanes"])

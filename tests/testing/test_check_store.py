@@ -327,6 +327,26 @@ class Stuck(DictStore):
         return seen.version if draft is None else draft.version
 
 
+class Racing(Careless):
+    """Lets others in between the look and the write."""
+
+    def seen(self, account: str, known: str) -> Seen:
+        seen = super().seen(account, known)
+        threading.Event().wait(0.001)
+        return seen
+
+
+class Opening(DictStore):
+    """Who looks for a record makes one."""
+
+    def exchange(self, account: str, known: str, turn: Turn) -> str:
+        def opened(seen: Seen) -> Draft | None:
+            draft = turn(seen)
+            return Draft("first", "") if draft is None and not seen.version else draft
+
+        return super().exchange(account, known, opened)
+
+
 class Inherited(SQLiteStore):
     """A child uses the lock that its parent held."""
 
@@ -344,6 +364,8 @@ BROKEN = [
     (Forgetful, "swaps"),
     (Careless, "again"),
     (LastWins, "again"),
+    (Racing, "contention"),
+    (Opening, "looks"),
     (Mixing, "apart"),
     (Folding, "apart"),
     (Short, "texts"),
@@ -405,6 +427,11 @@ def test_a_child_that_cannot_go_on_is_caught(tmp_path: Path) -> None:
     with pytest.raises(BrokenLaw, match="another process") as caught:
         check_store(lambda clock: Inherited(tmp_path / "quota.db", clock))
     assert caught.value.law == "children"
+
+
+def test_every_law_can_be_broken() -> None:
+    """A law that nobody could break would be no law; the one left out has a test of its own."""
+    assert {law for _, law in BROKEN} == set(OF_STORES) - {"children"}
 
 
 def test_a_deadlock_is_a_breach() -> None:

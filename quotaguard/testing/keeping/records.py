@@ -325,7 +325,7 @@ def contention(shelf: Shelf) -> None:
 
 
 def times(shelf: Shelf) -> None:
-    """The times that are shown are finite and go on, *fast* in suspend, too."""
+    """The times that are shown are finite, and go on by the clock that was given."""
     one, other = shelf.pair()
     account = shelf.account()
     shelf.put(one, account, "text")
