@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from quotaguard.testing.keeping import callers, counting, leasing, outages, records
 from quotaguard.testing.keeping.bench import Bench, MakeLedger
-from quotaguard.testing.keeping.records import MakeStore, Shelf
+from quotaguard.testing.keeping.shelf import MakeStore, Shelf
 
 __all__ = ["OF_LEDGERS", "OF_STORES", "Bench", "Law", "MakeLedger", "MakeStore", "Shelf"]
 
