@@ -37,8 +37,6 @@ from quotaguard.testing import BrokenLaw, LedgerTrial, check_ledger
 from quotaguard.testing.keeping import OF_LEDGERS, OF_STORES
 from quotaguard.testing.keeping.vendor import KEY
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 ALONE = ("dead", "suspended", "small", "reopened", "slow", "errors", "outage", "back", "lost")
 """What is not asked of a ledger that ends with its process."""
 
@@ -689,7 +687,7 @@ def test_every_breach_is_caught_by_its_law(name: str) -> None:
             lambda clock: make(dicts, clock),
             down=dicts.outage,
             but=[each for each in OF_LEDGERS if each != law],
-            patience=3,
+            patience=2,
         )
     assert caught.value.law == law
     assert f" breaks the law {law!r}: " in str(caught.value)
@@ -707,7 +705,7 @@ def test_no_breach_passes(name: str) -> None:
             down=dicts.outage,
             # A child has another dict, which is no sharing.
             but=["forks"] * (law != "forks"),
-            patience=3,
+            patience=2,
         )
     names = list(OF_LEDGERS)
     assert names.index(caught.value.law) <= names.index(law)

@@ -20,8 +20,6 @@ from quotaguard.sharing.store import Draft, Seen, Turn
 from quotaguard.testing import BrokenLaw, check_store
 from quotaguard.testing.keeping import OF_STORES
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

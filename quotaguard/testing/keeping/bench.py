@@ -65,6 +65,9 @@ class Broken:
         self.lost = 0
         self.pause: Callable[[], object] = bool
 
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the store's own, such as warnings
+        return getattr(self.store, name)
+
     def exchange(self, account: str, known: str, turn: Turn) -> str:
         """Pass it on, or fail."""
         self.pause()

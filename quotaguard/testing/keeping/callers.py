@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,7 +149,10 @@ def forks(bench: Bench) -> None:
 def forked(act: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the child returns
     """Return what *act* returns in a child."""
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # From Python 3.12 on: it is forked with threads, which is what is tried.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if not child:
         try:
             try:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from quotaguard.errors import Refusal
+from quotaguard.ledgers import Holder, Ledger
 from quotaguard.testing.keeping.bench import LATE, Bench, drain, refused, spend
 from quotaguard.testing.keeping.vendor import CALLS, UNITS
 
@@ -26,12 +27,6 @@ __all__ = [
     "unknown",
 ]
 
-HOLDER = (
-    *("name", "lock", "allotment", "denials", "epoch", "polling_loops", "queue", "unowned"),
-    *("forgotten", "waits", "denies_for", "lease_until", "lent", "news", "books"),
-)
-DOES = ("post", "hand_in", "drop", "attend", "lend", "moment")
-
 WORKERS = 3
 """Threads of each process that spend at once."""
 
@@ -47,15 +42,20 @@ def shape(bench: Bench) -> None:
     """It has what `quotaguard.ledgers.Ledger` and `Holder` name."""
     process = bench.process()
     do = "see quotaguard.ledgers: Ledger and Holder, or keep books in a Store of SharedLedger"
-    for name in ("holder", "close"):
+    for name in _named(Ledger):
         bench.require(hasattr(process.ledger, name), f"it has no {name!r}", do=do)
     vendor = bench.vendor()
     holder = process.holder(vendor)
-    for name in (*HOLDER, *DOES):
+    for name in _named(Holder):
         bench.require(hasattr(holder, name), f"its holder has no {name!r}", do=do)
     other = process.holder(vendor, max_age=99.0)
     names = {holder.name, other.name, bench.process().holder(vendor).name}
     bench.require(len(names) == 3, f"three holders have the names {names}", do="one for each")
+
+
+def _named(protocol: type) -> list[str]:
+    """Return what a protocol names."""
+    return [name for name in {**protocol.__annotations__, **vars(protocol)} if name[0] != "_"]
 
 
 def exact(bench: Bench) -> None:
