@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overloa
 from quotaguard.asking import AsyncReports, Reports
 from quotaguard.carrier import LazyStats
 from quotaguard.clock import SystemClock
-from quotaguard.errors import ConfigError, LedgerUnavailable, Refusal
+from quotaguard.errors import ConfigError, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
 from quotaguard.opened import shared_ledger
