@@ -49,6 +49,7 @@ class SharedLedger:
             raise ConfigError("lease= is a time above 0 s: without one nothing can be held")
         self._lock, self._exchanging = threading.Lock(), threading.Lock()
         self._accounts: dict[str, SharedAccount] = {}
+        self._pid = os.getpid()
         self._begin()
         _LEDGERS.add(self)
         follow(self)
