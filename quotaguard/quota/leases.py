@@ -105,7 +105,7 @@ def trust(books: Books, names: Iterable[str]) -> None:
     books.distrusted = None
     for name in names:
         meter = books.meter(name)
-        meter.floor = meter.lower = meter.drift_from = meter.ceiling = None
+        meter.floor = meter.others = meter.lower = meter.drift_from = meter.ceiling = None
         meter.polls, meter.rise, meter.proven = [], 0.0, False
 
 

@@ -1,4 +1,4 @@
-"""The books of one meter: five running numbers and what they prove.
+"""The books of one meter: a few running numbers and what they prove.
 
     spent    own units resolved so far; unknown outcomes at the full price
     unknown  the part of it whose outcome was never learnt
@@ -6,6 +6,7 @@
     idle     the part of it that is in no call: the rest of the allotments
     base     what the newest reading said, less our own spend that it must contain
     floor    the best lower bound of all that is not ours
+    others   what most likely is not ours: only people are told of it
 
     gate = max(base + spent, floor + spent - unknown) + held + margin
 
@@ -60,6 +61,7 @@ class MeterBooks:
         "idle",
         "limit",
         "lower",
+        "others",
         "polls",
         "probe_at",
         "probe_pause",
@@ -77,18 +79,14 @@ class MeterBooks:
     )
 
     def __init__(self) -> None:
-        self.spent = 0
-        self.unknown = 0
-        self.held = 0
-        self.idle = 0
-        self.base = 0
+        self.spent = self.unknown = self.held = self.idle = self.base = 0
         self.floor: int | None = None
+        self.others: int | None = None
         self.limit: int | None = None
         self.samples: list[tuple[float, int]] = [(-math.inf, 0)]
         self.read = False
         self.used = 0
-        self.asked = -math.inf
-        self.asked_fast = -math.inf
+        self.asked = self.asked_fast = -math.inf
         self.rise = 0.0
         self.polls: list[tuple[float, int, int]] = []
         self.ceiling: int | None = None
@@ -102,9 +100,7 @@ class MeterBooks:
         self.blocked_at = -math.inf
         self.probe_at = math.inf
         self.probe_pause = 0.0
-        self.shown = 0
-        self.spent_shown = 0
-        self.cold = 0
+        self.shown = self.spent_shown = self.cold = 0
 
     # -- what is known ----------------------------------------------------------
 
@@ -127,9 +123,9 @@ class MeterBooks:
         Charges that a reading may or may not contain are counted once; unknown
         outcomes in full until a reading knows better.
         """
-        if self.floor is None:
+        if self.floor is None or self.others is None:
             return self.known()
-        return max(self.least(), min(self.known(), self.floor + self.spent))
+        return max(self.least(), min(self.known(), self.others + self.spent))
 
     def margin(self, fast: float, terms: MeterTerms) -> int:
         """Return the units held back for spend that cannot be seen yet."""
@@ -214,6 +210,7 @@ class MeterBooks:
         if self.drift_from is None:
             self.drift_from = self.floor
         if asked.slow < self.asked:
+            self.others = self.floor if self.others is None else max(self.others, self.floor)
             return
         # An entry may be posted twice, and two polls may be asked at one tick of the
         # clock: neither confirms itself.
@@ -229,6 +226,8 @@ class MeterBooks:
         self.asked, self.asked_fast = asked.slow, asked.fast
         if self.blocked and asked.slow > self.blocked_at + terms.lag:
             self.unblock()
+        # What lies idle elsewhere is most likely not in the reading, but may be.
+        self.others = max(self.floor, usage.used - self.taken)
         self.spent_shown = self.taken
         limit = self.limit
         self.shown = 0 if limit is None else max(0, limit - self.known() - self.reserved)
@@ -347,10 +346,12 @@ class MeterBooks:
         self.forget()
         # Calls that begin from here on are surely charged in the new period.
         self.floor = -(self.spent + self.held)
+        self.others = -self.taken
 
     def forget(self) -> None:
         """Drop what only the old period knew."""
-        self.floor = self.lower = self.confirm = self.drift_from = self.ceiling = None
+        self.floor = self.others = self.lower = None
+        self.confirm = self.drift_from = self.ceiling = None
         self.proven = False
         self.unknown = 0
         self.warned = 0.0

@@ -361,6 +361,14 @@ class Pauseless(Writing):
         books.paused = -math.inf
 
 
+class Shy(Writing):
+    """Takes what lies idle for spent, and others for fewer."""
+
+    def spoil(self, books: Books) -> None:
+        for meter in books.meters.values():
+            meter.others = meter.floor
+
+
 class Hoarding(Writing):
     """Remembers everybody who was ever there."""
 
@@ -642,6 +650,7 @@ BROKEN: dict[str, tuple[OnDicts, str]] = {
     "Forgetting": (by(Forgetting), "back"),
     "taken": (memory(taken), "owned"),
     "Pauseless": (over(Pauseless), "news"),
+    "Shy": (over(Shy), "shown"),
     "Hoarding": (over(Hoarding), "small"),
     "ByTheWall": (over(ByTheWall), "walls"),
     "BooksEach": (lambda dicts, clock: BooksEach(clock=clock), "guards"),

@@ -37,6 +37,7 @@ OF_LEDGERS: Mapping[str, Law] = MappingProxyType(
         "refusals": Law(counting.refusals),
         "all_or_none": Law(counting.all_or_none),
         "standings": Law(counting.standings),
+        "shown": Law(counting.shown),
         "exact": Law(counting.exact),
         "news": Law(leasing.news),
         "claims": Law(leasing.claims),

@@ -23,6 +23,7 @@ __all__ = [
     "records",
     "refusals",
     "shape",
+    "shown",
     "standings",
     "unknown",
 ]
@@ -51,6 +52,21 @@ def shape(bench: Bench) -> None:
     other = process.holder(vendor, max_age=99.0)
     names = {holder.name, other.name, bench.process().holder(vendor).name}
     bench.require(len(names) == 3, f"three holders have the names {names}", do="one for each")
+
+
+def shown(bench: Bench) -> None:
+    """What a reading shows is what people are shown, also while others hold lanes."""
+    vendor = bench.vendor(100)
+    one, other = (process.guard(vendor) for process in bench.pair())
+    spend(one, vendor, 2)
+    vendor.charge({CALLS: 20})
+    bench.world.advance(2.0)
+    told = [other.refresh()[CALLS].used, row(one).used]
+    what = f"the provider showed 22 units, and {told} are told while one holds a lane"
+    bench.require(all(abs(used - 22) < 4 for used in told), what, do="report Tally.idle")
+    bench.world.advance(bench.lease)
+    used = other.refresh()[CALLS].used
+    bench.require(used == 22, f"later {used} are told", do="give back what no call has taken")
 
 
 def _named(protocol: type) -> list[str]:
