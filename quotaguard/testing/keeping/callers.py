@@ -235,7 +235,7 @@ async def _nothing() -> None:
 def _turned(bench: Bench, busy: Slow, name: str) -> None:
     what = f"a loop of {name} stood still while the store was busy"
     do = "Holder.waits is True, and hand_in posts in a thread of the ledger's own"
-    bench.require(busy.waited and busy.waited[0], what, do=do)
+    bench.require(busy.waited and all(busy.waited), what, do=do)
 
 
 async def _meanwhile(guard: Guard, busy: Slow) -> None:
@@ -243,6 +243,9 @@ async def _meanwhile(guard: Guard, busy: Slow) -> None:
     import anyio  # noqa: PLC0415 - for those who try event loops
 
     async def tick() -> None:
+        with anyio.move_on_after(SLOW):
+            while not busy.begun.is_set():
+                await anyio.sleep(0.001)
         for _ in range(TICKS):
             await anyio.sleep(0.001)
         busy.goes_on.set()
