@@ -126,7 +126,7 @@ def played(
     history = read(traces)
     # The parent's own calls have no trace.
     known = [one for one in charges if not one.call.startswith("parent")]
-    faults = faults_of(History(history, known, quota, POLICY.late, {}, frozenset(round_.killed)))
+    faults = faults_of(History(history, known, quota, POLICY.late, frozenset(round_.killed)))
     assert list(faults) == [], again
     moments.update(notes[-1].what for name, notes in history.items() if notes)
     return len(known), len(round_.killed) // 2
