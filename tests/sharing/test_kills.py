@@ -62,10 +62,14 @@ class Round:
         self.living.append((name, process, mine))
 
     def kill(self) -> None:
-        """Let them work for a moment, and kill one of them."""
+        """Let them work for a moment, and kill one of those that have begun."""
         ends = [process.sentinel for _, process, _ in self.living]
         assert connection.wait(ends, self.rng.uniform(0.0, 0.08)) == [], "a worker ended by itself"
-        name, process, pipe = self.living.pop(self.rng.randrange(len(self.living)))
+        begun = connection.wait([pipe for _, _, pipe in self.living], 20.0)
+        assert begun, "no worker begins"
+        victim = self.rng.choice([one for one in self.living if one[2] in begun])
+        self.living.remove(victim)
+        name, process, pipe = victim
         process.kill()
         process.join(10)
         pipe.close()
@@ -169,5 +173,6 @@ def test_a_storm_of_kills(
         spent, fell = played(store, folder, min(ROUND, left), f"{seed}/{store}/{number}", moments)
         total, dead, left, number = total + spent, dead + fell, left - fell, number + 1
     took = time.monotonic() - began
+    assert total >= dead, "the workers did nothing"
     record_property("kills", dead)
     record_property("moments", f"{store}: {total:,} units, {dead} kills, {took:.0f} s, {moments}")
