@@ -97,7 +97,7 @@ def played(
 ) -> tuple[int, int]:
     """Play a round; return the units that were spent in it, and how many were killed."""
     rng = random.Random(seed)
-    quota, charges = rng.choice([150, 600, 3_000]), list[Charge]()
+    quota, charges = rng.choice([300, 1_500, 6_000]), list[Charge]()
     (traces := folder / "traces").mkdir(parents=True)
 
     def witness(request: Request) -> None:
