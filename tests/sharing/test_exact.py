@@ -77,7 +77,7 @@ def together(place: Place, start: str, jobs: list[tuple[str, str]]) -> None:
     before = len(read(Path(place.traces)))
     context: Any = multiprocessing.get_context(start)
     if start == "forkserver":
-        context.set_forkserver_preload(["sharing_workers"])
+        context.set_forkserver_preload(["__main__", "sharing_workers"])
     guard = None
     if start == "fork":
         guard = place.guard()

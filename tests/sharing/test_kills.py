@@ -46,7 +46,7 @@ class Round:
     def __init__(self, place: Place, rng: random.Random) -> None:
         self.place, self.rng = place, rng
         self.context: Any = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["sharing_workers"])
+        self.context.set_forkserver_preload(["__main__", "sharing_workers"])
         self.started = 0
         self.living: list[tuple[str, Any, connection.Connection]] = []
         self.killed: set[str] = set()
