@@ -12,12 +12,11 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from types import MappingProxyType
 from typing import NamedTuple
 
 from sharing_workers import Note
 
-__all__ = ["Charge", "History", "faults_of", "hasty"]
+__all__ = ["Charge", "History", "faults_of", "greedy", "hasty"]
 
 
 class Charge(NamedTuple):
@@ -31,15 +30,14 @@ class Charge(NamedTuple):
 class History(NamedTuple):
     """What the workers and the provider noted. *quota*: of the provider.
 
-    late: `Policy.late`; so long an unknown outcome is held. kept: units that the line
-    keeps from a priority. killed: workers that could not end what they had.
+    late: `Policy.late`; so long an unknown outcome is held. killed: workers that could not
+    end what they had.
     """
 
     traces: Mapping[str, Sequence[Note]]
     charges: Sequence[Charge]
     quota: int
     late: float
-    kept: Mapping[str, float] = MappingProxyType({})
     killed: frozenset[str] = frozenset()
 
     def noted(self, what: str) -> dict[str, Note]:
@@ -81,9 +79,30 @@ def faults_of(history: History) -> Iterator[str]:
         before = bisect_left(for_good, then) + max(
             0, bisect_left(starts, then) - bisect_right(ends, now)
         )
-        kept = history.kept.get(note.priority, 0.0)
-        if before + 1 > history.quota - kept:
-            yield f"{call} ({note.priority}) was let go after {before}, and {kept:g} are kept"
+        if before >= history.quota:
+            yield f"{call} was let go after {before} of {history.quota}"
+
+
+def greedy(history: History, kept: Mapping[str, float], lanes: float) -> Iterator[str]:
+    """Yield who took what the line *kept* from its priority, where every call was charged.
+
+    A lane is taken when it is drawn, at most *lanes* seconds before its last call goes. What
+    better priorities took meanwhile came after it.
+    """
+    asked, had = history.noted("asks"), history.noted("has")
+    for priority, mine in kept.items():
+        worse: list[float] = []
+        better: list[float] = []
+        for call, note in had.items():
+            (better if kept[asked[call].priority] < mine else worse).append(note.at)
+        worse.sort()
+        better.sort()
+        for call, note in asked.items():
+            if note.priority != priority or call not in had:
+                continue
+            taken = bisect_left(worse, note.at) + bisect_left(better, note.at - lanes)
+            if taken + 1 > history.quota - mine:
+                yield f"{call} ({priority}) was let go after {taken}, and {mine:g} are kept"
 
 
 def hasty(history: History) -> Iterator[str]:

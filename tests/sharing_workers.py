@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import redis  # noqa: F401 - here and not in each worker: they are forked from a process with this
 
+import quotaguard.clients.httpx
+import quotaguard.drivers
+import quotaguard.stats  # noqa: F401 - as redis
 from quotaguard import FullContact, Guard, Policy, QuotaExhausted, QuotaUnknown, WaitTooLong
 from quotaguard.ledgers.redis import RedisLedger
 from quotaguard.ledgers.sqlite import SQLiteLedger
@@ -158,21 +162,25 @@ def hammer(
 
 
 def storm(place: Place, name: str, seed: int, pipe: Connection) -> None:
-    """Spend and poll from two threads until told to stop, or killed."""
-    guard = place.guard()
+    """Spend and poll from two threads until told to stop, or killed; tell when it has begun."""
+    guard, begun = place.guard(), threading.Event()
     threads = [
-        threading.Thread(target=_weather, args=(Worker(place, f"{name}-{one}", guard), seed + one))
+        threading.Thread(
+            target=_weather, args=(Worker(place, f"{name}-{one}", guard), seed + one, begun)
+        )
         for one in range(2)
     ]
     for thread in threads:
         thread.daemon = True
         thread.start()
+    begun.wait(PATIENCE)
+    pipe.send("ready")
     pipe.recv()
     guard.close()
     os._exit(0)
 
 
-def _weather(worker: Worker, seed: int) -> None:
+def _weather(worker: Worker, seed: int, begun: threading.Event) -> None:
     rng = random.Random(seed)
     stop = threading.Event()
     while True:
@@ -187,6 +195,7 @@ def _weather(worker: Worker, seed: int) -> None:
             )
         except (QuotaExhausted, QuotaUnknown, WaitTooLong):
             stop.wait(0.02)
+        begun.set()
 
 
 def read(traces: Path) -> Mapping[str, list[Note]]:
