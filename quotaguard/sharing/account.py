@@ -42,8 +42,9 @@ IDLE = 1.0 / 6.0
 LOOKS = 1.0 / 120.0
 """Of the lease, between two looks whether others have changed what callers here wait for."""
 
-LATELY = 10.0
-"""Seconds that tell how soon a quota will be gone: a rush may just have begun."""
+LATELY = 90.0
+"""Seconds that tell how soon a quota will be gone: a rush may just have begun. Of fewer they
+tell too much: what is told at once was spent in a while."""
 
 DOWN_FOR = 0.5
 """Seconds for which a store that failed is not asked again: its timeouts must not add up."""

@@ -109,8 +109,8 @@ class Trouble:
     def __init__(self, number: int, seed: int = 0) -> None:
         self.name = f"trouble {seed} {number}"
         chance = self.chance = Random(self.name)
-        self.holders = chance.randint(2, 10)
-        self.quota = chance.randint(150, 700)
+        self.holders = chance.randint(2, 8)
+        self.quota = chance.randint(100, 400)
         self.rate = chance.uniform(10.0, 60.0)
         self.remote = chance.random() < 0.7
         self.lease = chance.choice((6.0, 30.0))
