@@ -249,7 +249,7 @@ def test_a_rush_is_served_in_few_trips(
     record_property("crowd", told(holders, figures))
     assert figures.charged == quota
     assert figures.trips_per_call <= most
-    assert figures.early <= 1_000
+    assert figures.early <= 3 * RATE  # what others hold comes back within three seconds
     assert figures.stranded <= quota // 50
 
 
