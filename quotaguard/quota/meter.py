@@ -361,12 +361,12 @@ class MeterBooks:
         self.shown = 0 if self.limit is None else max(0, self.limit - self.known() - self.reserved)
         self.spent_shown = self.taken
 
-    def own_rate(self, now: Moment) -> float:
-        """Return own units per second: of the last five minutes, or half hour if that is more.
+    def own_rate(self, now: Moment, lately: float = 300.0) -> float:
+        """Return own units per second: of *lately* or of half an hour, whichever is more.
 
         Calls that come every few minutes do not show in five of them.
         """
-        return max(self._rate(now, 300.0), self._rate(now, 1800.0))
+        return max(self._rate(now, lately), self._rate(now, 1800.0))
 
     def _rate(self, now: Moment, seconds: float) -> float:
         since = now.slow - seconds

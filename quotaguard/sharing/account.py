@@ -42,6 +42,10 @@ IDLE = 1.0 / 6.0
 LOOKS = 1.0 / 120.0
 """Of the lease, between two looks whether others have changed what callers here wait for."""
 
+LATELY = 90.0
+"""Seconds that tell how soon a quota will be gone: a rush may just have begun. Of fewer they
+tell too much: what is told at once was spent in a while."""
+
 DOWN_FOR = 0.5
 """Seconds for which a store that failed is not asked again: its timeouts must not add up."""
 
@@ -259,7 +263,8 @@ class SharedAccount:
     def _horizon(self, books: Books, now: Moment) -> float:
         """Return the seconds until the books must hear of this process again.
 
-        In time for its leases; sooner, where others may soon need what is idle here.
+        In time for its leases; sooner, where others may soon need what is idle here. Not
+        much sooner: whoever is busy asks for the next lane before half of that is gone.
         """
         lease = self._ledger.lease
         soonest = lease / 2.0
@@ -270,7 +275,7 @@ class SharedAccount:
                 if not idle or meter is None or not meter.read or meter.limit is None:
                     continue
                 room = max(0, books.room(name, now, holder.terms) or 0)
-                pace = max(meter.own_rate(now), 1e-9)
+                pace = max(meter.own_rate(now, LATELY), 1e-9)
                 soonest = min(soonest, room / pace / 2.0)
         return max(lease / 30.0, soonest)
 

@@ -48,7 +48,7 @@ class _HostClock(VirtualClock):
         self._time, self._uptime, self._wall = time, uptime, wall
 
     @property
-    def elapsed(self) -> float:  # type: ignore[override] # of all hosts
+    def elapsed(self) -> float:
         return self._time.elapsed
 
     @elapsed.setter
@@ -173,12 +173,13 @@ class CrowdProcess(Simulator):
         return max(0, max(purse.room.values(), default=0) - purse.taken)
 
     def at(self, elapsed: float, act: Callable[..., object], *given: object) -> None:
+        """Do something at a time, unless it is stopped then."""
         # What it has sent is charged whatever becomes of it.
         process = None if act == self._charge else self
         self._crowd._push(elapsed, process, act, given)  # noqa: SLF001 - one of the crowd
 
     def _watched(self, what: str, call: SimulatedCall | None, refusal: Refusal | None) -> None:
-        self._crowd._note(what, call)  # noqa: SLF001 - one of the crowd
+        self._crowd._note(what)  # noqa: SLF001 - one of the crowd
         if self._crowd.watch is not None:
             self._crowd.watch(self, what, call, refusal)
 
@@ -361,7 +362,7 @@ class Crowd:
 
     # -- what came of it ------------------------------------------------------------
 
-    def _note(self, what: str, call: SimulatedCall | None) -> None:
+    def _note(self, what: str) -> None:
         if what == "granted":
             self._sent += 1
             self._early += self._refused_since

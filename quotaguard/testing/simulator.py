@@ -323,8 +323,7 @@ class Simulator:
     def _ended(self, visit: _Visit, verdict: object) -> None:
         if visit.call is None or visit.reservation is None:
             return
-        visit.reservation._opened(cast("Granted", verdict))
-        if visit.reservation._overslept():
+        if visit.reservation._opened(cast("Granted", verdict)):
             visit.story = visit.reservation._story()
             self._go_on(visit, None)
         else:
