@@ -183,10 +183,9 @@ class Crew:
 def hired(
     vendor: FakeFullContact, ledgers: list[Ledger], policy: Policy = POLICY
 ) -> Iterator[Crew]:
-    """Hire a crew, which works until the end."""
+    """Hire a crew, which works from when it is started to the end."""
     crew = Crew(ledgers, vendor, policy)
     try:
-        crew.start()
         yield crew
     finally:
         crew.close()
@@ -237,7 +236,7 @@ class Remote:
         assert self._pipe.poll(PATIENCE), "a worker does not get on"
         self._pipe.recv()
 
-    def go(self) -> None:
+    def start(self) -> None:
         """Let it call as fast as it can."""
         self._pipe.send(0)
 
