@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 from crews import KEY, LEASE, MATCHES, POLICY, Crew, Hand, Remote, guarding, hired, until, wired
-from servers import serving
+from servers import Server, serving
 
 from quotaguard import Policy, QuotaUnknown
 from quotaguard.ledgers import Ledger
@@ -207,7 +207,7 @@ def test_failing_over_and_back(tmp_path: Path) -> None:
 LOST: dict[str, Callable[[Server], object]] = {
     "FLUSHALL": lambda server: server.ask("FLUSHALL"),
     "DEL": lambda server: server.ask("DEL", *server.ask("KEYS", "qg:*")),
-    "evicted": lambda server: evict(server),
+    "evicted": lambda server: evict(server),  # noqa: PLW0108 - it is below
     "restarted": lambda server: server.restart(empty=True),
 }
 
