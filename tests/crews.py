@@ -23,10 +23,11 @@ from servers import Between, Server
 from quotaguard import FullContact, Guard, LedgerUnavailable, Policy, Refusal
 from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger
+from quotaguard.testing import fake
 from quotaguard.testing.fullcontact import FakeFullContact
 
 __all__ = ["CRITICAL", "KEY", "LEASE", "MATCHES", "PATH", "POLICY", "Crew", "Hand", "Remote"]
-__all__ += ["Wire", "guarding", "hired", "until", "wired"]
+__all__ += ["Wire", "guarding", "hired", "until", "vendor_of", "wired"]
 
 MATCHES = "person.enrichment.matches"
 PATH = "/v3/person.enrich"
@@ -46,6 +47,15 @@ def until(condition: Callable[[], object], what: str, tell: Callable[[], object]
     while not condition():
         assert time.monotonic() < over, f"{what}: not in {PATIENCE:g} s. {tell()}"
         threading.Event().wait(0.005)
+
+
+@contextmanager
+def vendor_of(quota: int, **knobs: Any) -> Iterator[FakeFullContact]:
+    """Run a provider that bills what is above its quota."""
+    told = {"lag": 0.3, "visible": "random", "overage": True, "match_rate": 1.0, "key": KEY}
+    with fake("fullcontact", quota=quota, **told | knobs) as vendor:
+        assert isinstance(vendor, FakeFullContact)
+        yield vendor
 
 
 def guarding(ledger: Ledger, vendor: str, policy: Policy = POLICY) -> Guard:
@@ -237,7 +247,7 @@ class Remote:
         self._pipe.recv()
 
     def start(self) -> None:
-        """Let it call as fast as it can."""
+        """Let it call as fast as it can, as soon as it has started."""
         self._pipe.send(0)
 
     def kill(self) -> None:

@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from crews import KEY, LEASE, MATCHES, POLICY, Crew, Hand, Remote, guarding, hired, until, wired
+from crews import (
+    LEASE,
+    MATCHES,
+    POLICY,
+    Crew,
+    Hand,
+    Remote,
+    guarding,
+    hired,
+    until,
+    vendor_of,
+    wired,
+)
 from servers import Server, serving
 
 from quotaguard import Policy, QuotaUnknown
@@ -21,8 +32,6 @@ from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger, RedisStore
 from quotaguard.sharing.ledger import SharedLedger
 from quotaguard.sharing.store import Turn
-from quotaguard.testing import fake
-from quotaguard.testing.fullcontact import FakeFullContact
 
 QUOTA = 500
 DOWN = "LedgerUnavailable"
@@ -39,15 +48,6 @@ def scene(
             if begins:
                 crew.start()
             yield crew
-
-
-@contextmanager
-def vendor_of(quota: int, **knobs: Any) -> Iterator[FakeFullContact]:
-    """Run a provider that bills what is above its quota."""
-    told = {"lag": 0.3, "visible": "random", "overage": True, "match_rate": 1.0, "key": KEY}
-    with fake("fullcontact", quota=quota, **told | knobs) as vendor:
-        assert isinstance(vendor, FakeFullContact)
-        yield vendor
 
 
 # -- the server dies -----------------------------------------------------------------
