@@ -23,6 +23,7 @@ from servers import Between, Server
 from quotaguard import FullContact, Guard, LedgerUnavailable, Policy, Refusal
 from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger
+from quotaguard.sharing.ledger import SharedLedger
 from quotaguard.testing import fake
 from quotaguard.testing.fullcontact import FakeFullContact
 
@@ -60,7 +61,8 @@ def vendor_of(quota: int, **knobs: Any) -> Iterator[FakeFullContact]:
 
 def guarding(ledger: Ledger, vendor: str, policy: Policy = POLICY) -> Guard:
     """Return the guard of a worker at the provider with this URL."""
-    return Guard(FullContact(KEY, base_url=vendor), ledger=ledger, policy=policy)
+    clock = ledger.clock if isinstance(ledger, SharedLedger) else None
+    return Guard(FullContact(KEY, base_url=vendor), ledger=ledger, policy=policy, clock=clock)
 
 
 class Hand:
@@ -176,8 +178,17 @@ class Crew:
         self.stop()
         assert self.true == quota
         assert sum(hand.done for hand in self.hands) <= quota
-        row = self.hands[0].guard.refresh()[MATCHES]
-        assert (row.used, row.reserved) == (quota, 0)
+        self.agrees()
+
+    def agrees(self) -> None:
+        """Check that the books show what was spent, as soon as that can be seen."""
+        guard = self.hands[0].guard
+
+        def agreed() -> bool:
+            row = guard.refresh()[MATCHES]
+            return (row.used, row.reserved) == (self.true, 0)
+
+        until(agreed, "the books agree", guard.standing)
 
     def close(self) -> None:
         """Stop, and close every guard."""
