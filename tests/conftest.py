@@ -96,6 +96,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="also simulate 300 and 1,000 processes on one quota, which takes minutes",
     )
     scale.addoption(
+        "--failovers",
+        type=int,
+        default=12,
+        help="faults of a Redis server in the storm (default: %(default)s)",
+    )
+    scale.addoption(
         "--hammer",
         type=int,
         default=2_000,
@@ -162,6 +168,12 @@ def forks(pytestconfig: pytest.Config) -> int:
 def kills(pytestconfig: pytest.Config) -> int:
     """Return how many workers to kill."""
     return int(pytestconfig.getoption("--kills"))
+
+
+@pytest.fixture(scope="session")
+def failovers(pytestconfig: pytest.Config) -> int:
+    """Return the number of faults of a Redis server in the storm."""
+    return int(pytestconfig.getoption("--failovers"))
 
 
 @pytest.fixture(scope="session")

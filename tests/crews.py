@@ -23,10 +23,12 @@ from servers import Between, Server
 from quotaguard import FullContact, Guard, LedgerUnavailable, Policy, Refusal
 from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger
+from quotaguard.sharing.ledger import SharedLedger
+from quotaguard.testing import fake
 from quotaguard.testing.fullcontact import FakeFullContact
 
 __all__ = ["CRITICAL", "KEY", "LEASE", "MATCHES", "PATH", "POLICY", "Crew", "Hand", "Remote"]
-__all__ += ["Wire", "guarding", "hired", "until", "wired"]
+__all__ += ["Wire", "guarding", "hired", "until", "vendor_of", "wired"]
 
 MATCHES = "person.enrichment.matches"
 PATH = "/v3/person.enrich"
@@ -48,9 +50,19 @@ def until(condition: Callable[[], object], what: str, tell: Callable[[], object]
         threading.Event().wait(0.005)
 
 
+@contextmanager
+def vendor_of(quota: int, **knobs: Any) -> Iterator[FakeFullContact]:
+    """Run a provider that bills what is above its quota."""
+    told = {"lag": 0.3, "visible": "random", "overage": True, "match_rate": 1.0, "key": KEY}
+    with fake("fullcontact", quota=quota, **told | knobs) as vendor:
+        assert isinstance(vendor, FakeFullContact)
+        yield vendor
+
+
 def guarding(ledger: Ledger, vendor: str, policy: Policy = POLICY) -> Guard:
     """Return the guard of a worker at the provider with this URL."""
-    return Guard(FullContact(KEY, base_url=vendor), ledger=ledger, policy=policy)
+    clock = ledger.clock if isinstance(ledger, SharedLedger) else None
+    return Guard(FullContact(KEY, base_url=vendor), ledger=ledger, policy=policy, clock=clock)
 
 
 class Hand:
@@ -166,8 +178,17 @@ class Crew:
         self.stop()
         assert self.true == quota
         assert sum(hand.done for hand in self.hands) <= quota
-        row = self.hands[0].guard.refresh()[MATCHES]
-        assert (row.used, row.reserved) == (quota, 0)
+        self.agrees()
+
+    def agrees(self) -> None:
+        """Check that the books show what was spent, as soon as that can be seen."""
+        guard = self.hands[0].guard
+
+        def agreed() -> bool:
+            row = guard.refresh()[MATCHES]
+            return (row.used, row.reserved) == (self.true, 0)
+
+        until(agreed, "the books agree", guard.standing)
 
     def close(self) -> None:
         """Stop, and close every guard."""
@@ -183,10 +204,9 @@ class Crew:
 def hired(
     vendor: FakeFullContact, ledgers: list[Ledger], policy: Policy = POLICY
 ) -> Iterator[Crew]:
-    """Hire a crew, which works until the end."""
+    """Hire a crew, which works from when it is started to the end."""
     crew = Crew(ledgers, vendor, policy)
     try:
-        crew.start()
         yield crew
     finally:
         crew.close()
@@ -237,8 +257,8 @@ class Remote:
         assert self._pipe.poll(PATIENCE), "a worker does not get on"
         self._pipe.recv()
 
-    def go(self) -> None:
-        """Let it call as fast as it can."""
+    def start(self) -> None:
+        """Let it call as fast as it can, as soon as it has started."""
         self._pipe.send(0)
 
     def kill(self) -> None:

@@ -70,6 +70,7 @@ class SharedAccount:
         self.tickets: deque[Ticket] = deque()
         self.lost: deque[Ticket] = deque()
         self.version, self.text, self.born = "", "", ""
+        self.era = ""
         self.clean = True
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
@@ -225,6 +226,7 @@ class SharedAccount:
                     holder.forfeit()
                 raise
             self.record, self.text, self.version = done.record, done.text, version
+            self.era = done.record.era
             self.clean = True
         for text in self._ledger.warnings():
             tickets[0].holder.degraded(text)

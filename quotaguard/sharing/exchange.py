@@ -151,7 +151,11 @@ class Exchange:
         return record
 
     def _heed(self, record: Record, seen: Seen) -> None:
-        """Heed that the store's clock began anew, or that it may have lost writes."""
+        """Heed that the store's clock began anew, or that it may have lost writes.
+
+        It has where it shows books of another era, and also where these have never been in
+        the one in which this process left them: it is a server that missed all of that.
+        """
         mine = [holder for holder in self._account.holders if holder.told]
         lost = self._ledger.store.remote and bool(mine) and not seen.version
         if record.era != seen.era and record.era and seen.era:
@@ -159,7 +163,9 @@ class Exchange:
                 lost = True
             else:
                 record.begun_anew(seen)
-        record.era = seen.era or record.era
+        record.enters(seen.era)
+        if self._ledger.store.remote and self._account.era and seen.era:
+            lost = lost or self._account.era not in record.eras
         if lost:
             terms = self._account.holders[0].terms
             record.born = self._ledger.version()

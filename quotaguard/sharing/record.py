@@ -32,6 +32,10 @@ DRIFT = 0.001
 """What two good clocks may differ in a second, twice what NTP may slew."""
 
 
+ERAS = 16
+"""That are remembered: who was away for more failovers than these is not believed."""
+
+
 _write = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -54,11 +58,12 @@ class Record:
     """The books of an account and their clock.
 
     slow, fast: seconds from the store's clock to the books'. last: the books' clock at the
-    last entry; it never goes back. era: of the store, as it was then. born: names these
-    books; others, or those of a store that has lost writes, have another one.
+    last entry; it never goes back. eras: of the store, the last ones that these books have
+    been through. born: names these books; others, or those of a store that has lost writes,
+    have another one.
     """
 
-    __slots__ = ("_texts", "books", "born", "era", "fast", "last", "slow", "wall")
+    __slots__ = ("_texts", "books", "born", "eras", "fast", "last", "slow", "wall")
 
     def __init__(self, books: Books, era: str = "") -> None:
         self.books = books
@@ -66,8 +71,18 @@ class Record:
         self.slow = self.fast = 0.0
         self.last = (-math.inf, -math.inf)
         self.wall = -math.inf
-        self.era = era
+        self.eras = [era] if era else []
         self.born = ""
+
+    @property
+    def era(self) -> str:
+        """The era of the store at the last entry, "" where it is not known."""
+        return self.eras[-1] if self.eras else ""
+
+    def enters(self, era: str) -> None:
+        """Go on in the store's era of now."""
+        if era not in {"", self.era}:
+            self.eras = [*self.eras[1 - ERAS :], era]
 
     @classmethod
     def new(cls, seen: Seen) -> Record:
@@ -87,7 +102,8 @@ class Record:
                 msg = f"its format is {told['format']!r}, this version writes {FORMAT}"
                 raise Unreadable(msg)
             state = {**told["books"], "meters": told["meters"]}
-            record = cls(Books.of(state), told["era"])
+            record = cls(Books.of(state))
+            record.eras = list(told["eras"])
             record.slow, record.fast, *last, record.wall = told["clock"]
             record.last, record.born = (last[0], last[1]), told["born"]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -101,7 +117,7 @@ class Record:
         """Return the record as the store keeps it: JSON and nothing else."""
         told: dict[str, Any] = {
             "format": FORMAT,
-            "era": self.era,
+            "eras": self.eras,
             "born": self.born,
             "clock": (self.slow, self.fast, *self.last, self.wall),
             "books": self.books.state(meters=False),
@@ -134,7 +150,6 @@ class Record:
             self.books.ahead.clear()
             self.books.rates.restart(slow)
             self.books.cold_from = slow
-        self.era = seen.era
 
     def corrected(self, seen: Seen, anchor: Anchor, local: float) -> None:
         """Heed a jump of a server's clock, which this host has seen go since *anchor*.

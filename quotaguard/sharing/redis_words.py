@@ -121,6 +121,8 @@ def code_of(error: Exception) -> str:
         return "READONLY"
     if "ResponseError" not in kinds:
         return ""
+    if "unauthenticated" in text:  # how long commands are refused
+        return "NOAUTH"
     if "user executing the script can't" in text:  # how Redis 7.0 says it
         return "NOPERM"
     # Redis 6 wraps what a script ran into.
