@@ -85,6 +85,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="processes that are forked while locks are held (default: %(default)s)",
     )
     scale.addoption(
+        "--troubles",
+        type=int,
+        default=100,
+        help="small crowds of processes to which everything happens (default: %(default)s)",
+    )
+    scale.addoption(
+        "--crowds",
+        action="store_true",
+        help="also simulate 300 and 1,000 processes on one quota, which takes minutes",
+    )
+    scale.addoption(
         "--hammer",
         type=int,
         default=2_000,
@@ -108,6 +119,12 @@ def histories(pytestconfig: pytest.Config) -> int:
 def months(pytestconfig: pytest.Config) -> int:
     """Return the number of months to live."""
     return int(pytestconfig.getoption("--months"))
+
+
+@pytest.fixture(scope="session")
+def troubles(pytestconfig: pytest.Config) -> int:
+    """Return the number of small crowds in trouble."""
+    return int(pytestconfig.getoption("--troubles"))
 
 
 @pytest.fixture(scope="session")
@@ -229,7 +246,7 @@ PROOFS = (
 
 def proofs(told: list[tuple[str, object]]) -> Iterator[str]:
     """Yield what was proved, a line each."""
-    for name in ("storm", "fuzz"):
+    for name in ("storm", "fuzz", "crowd"):
         yield from (f"{name}, {value}" for one, value in told if one == name)
     for name, line in PROOFS:
         figures = [value for one, value in told if one == name]

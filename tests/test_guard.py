@@ -728,6 +728,23 @@ def test_a_lost_calls_units_are_back_after_one_reading(
     assert guard.standing()[MATCHES].headroom == 100
 
 
+def test_what_a_reading_shows_as_spent_is_not_waited_for(
+    vendor: FakeFullContact, clock: FakeClock
+) -> None:
+    """A lost call that was charged makes nobody hope for its units once a reading has them."""
+    guard = guard_of(vendor, clock)
+    guard.refresh()
+    with guard.reserve({MATCHES: 40}, priority="critical"):
+        vendor.spend(40)
+    spend(guard, vendor, 60)
+    clock.advance(10 + 10 + 2)
+    guard.refresh()
+    with pytest.raises(QuotaExhausted) as refused:
+        guard.reserve({MATCHES: 1}, priority="critical", max_wait=0).open()
+    assert vendor.true[MATCHES] == 100
+    assert refused.value.retry_after is None
+
+
 @pytest.mark.parametrize("wrong", [FullContact, "key", None, 5])
 def test_a_guard_of_no_provider_is_told_at_once(wrong: Any) -> None:
     """The class instead of one of it is an easy slip."""

@@ -54,7 +54,6 @@ class Holder(Protocol):
     unowned: what was granted to a reservation, by its name, until that takes it over:
         a caller who is stopped in between finds it there.
     waits: whether `post` asks a store, which may take long: an event loop uses `hand_in`.
-    denies_for: seconds that a refusal may be remembered.
     lease_until: this process's fast clock, up to which what is held may be spent.
     lent: units that calls took while the store could not be reached.
     news: events that nobody's call has caused.
@@ -73,10 +72,13 @@ class Holder(Protocol):
     unowned: dict[str, Mapping[str, int]]
     forgotten: deque[tuple[int, Mapping[str, int]]]
     waits: bool
-    denies_for: float
     lease_until: float
     lent: dict[str, int]
     news: deque[Event]
+
+    @property
+    def denies_for(self) -> float:
+        """Seconds that a refusal may be remembered."""
 
     @property
     def books(self) -> Books:

@@ -174,11 +174,13 @@ class Books:
             cleared = max(tally.cleared, last.cleared)
             meter.held += (drawn - last.drawn) - (cleared - last.cleared)
             spent, unknown = max(tally.spent, last.spent), max(tally.unknown, last.unknown)
-            meter.idle += tally.idle - last.idle
+            # What a lost answer had given back is not idle, although its holder still says so.
+            idle = min(tally.idle, drawn - cleared)
+            meter.idle += idle - last.idle
             # Of a holder whose clock differs by a hair: never older than it says.
             at = now.slow if tally.at == math.inf else tally.at
             meter.resolve(spent - last.spent, unknown - last.unknown, at, terms.meters[name])
-            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0, tally.idle)
+            tallies[name] = Tally(drawn, cleared, spent, unknown, 0.0, idle)
 
     def _hold(self, holder: str, posted: Posted) -> None:
         """Enter what was granted: it counts as spent until it is cleared."""

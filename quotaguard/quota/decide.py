@@ -190,7 +190,8 @@ def _judge_meter(
             return replace(_later(facts, HEARTBEAT, LENT), lent=True)
         if count > whole > 0:
             return TooLarge(facts)
-        best = meter.least() + _least_margin(meter, mine)
+        # What a reading shows is charged, whatever became of calls without an answer.
+        best = max(meter.least(), meter.used) + _least_margin(meter, mine)
         return _spent(books, meter, facts, now, terms, heals=best + count <= whole)
     return _line(books, name, count, priority, now, terms, room=room, promised=promised)
 

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from quotaguard.quota.allotment import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from quotaguard.quota.account import Books, Terms
     from quotaguard.quota.readings import Moment
 
-__all__ = ["RECALLED", "Lease", "active", "distrust", "recall", "tend"]
+__all__ = ["RECALLED", "Lease", "active", "distrust", "recall", "tend", "trust"]
 
 RECALLED = 3.0
 """Seconds for which nobody is given more than its call, after a request that found
@@ -92,6 +94,19 @@ def distrust(books: Books, now: Moment, terms: Terms, seconds: float) -> None:
     books.cold_from = now.slow
     books.polls.claimed = None
     books.slots.clear()
+
+
+def trust(books: Books, names: Iterable[str]) -> None:
+    """Grant again: a reading that was asked late enough is about to be entered.
+
+    What readings have taught of others until now is void for these meters: own units that
+    the living had not told yet looked like others', and are told by now.
+    """
+    books.distrusted = None
+    for name in names:
+        meter = books.meter(name)
+        meter.floor = meter.lower = meter.drift_from = meter.ceiling = None
+        meter.polls, meter.rise, meter.proven = [], 0.0, False
 
 
 SPARE = 2.0

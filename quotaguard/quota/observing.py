@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quotaguard.quota.account import Books, Posted, Terms
 from quotaguard.quota.events import Drifted, Event, Polled
+from quotaguard.quota.leases import trust
 from quotaguard.quota.meter import POLL_THETA
 from quotaguard.quota.polls import Claim
 from quotaguard.quota.readings import NOTHING, Moment, Period, Reading, amount
@@ -51,10 +52,11 @@ class Observe:
         """Reconcile every meter that the reading names."""
         events: list[Event] = []
         books.ahead = ahead_by(books.ahead, self.reading.dated, self.claim.asked, now)
-        if books.distrusted is not None and self.claim.asked.fast >= books.distrusted:
-            books.distrusted = None
+        again = books.distrusted is not None and self.claim.asked.fast >= books.distrusted
+        if again:
+            trust(books, self._named(terms))
         if self._period(books, now, events, terms):
-            self._meters(books, terms, events)
+            self._meters(books, terms, events, again=again)
             books.slots.clear()
             events.extend(books.crossed(self._named(terms), now, terms))
         interval = _interval(books, now, terms)
@@ -150,14 +152,15 @@ class Observe:
         if over > _paranoid(terms):
             books.ended = None
 
-    def _meters(self, books: Books, terms: Terms, events: list[Event]) -> None:
+    def _meters(self, books: Books, terms: Terms, events: list[Event], *, again: bool) -> None:
         asked = self.claim.asked
         newest = asked.slow >= books.asked
         for name in self._named(terms):
             usage, mine = self.reading.usages[name], terms.meters[name]
             meter = books.meter(name)
             first, drift = not meter.read, meter.drift
-            cold = books.chilled(meter, terms)
+            # Readings so far may have missed more of our own spend than the books know.
+            cold = again or books.chilled(meter, terms)
             meter.observe(usage, asked, mine, trusted=self.trusted, cold=cold)
             if first and usage.limit is not None:
                 share = int(mine.policy.cold_reserve * usage.limit)

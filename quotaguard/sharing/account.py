@@ -65,7 +65,7 @@ class SharedAccount:
         self.polling_loops: list[int] = []
         self.tickets: deque[Ticket] = deque()
         self.lost: deque[Ticket] = deque()
-        self.version, self.text = "", ""
+        self.version, self.text, self.born = "", "", ""
         self.clean = True
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
@@ -238,6 +238,7 @@ class SharedAccount:
             ticket.posted = posted
             if not ticket.heard:
                 ticket.holder.news.extend(posted.events)
+            ticket.holder.heard(posted)
             if isinstance(ticket.entry, Reserve) and isinstance(posted.verdict, Granted):
                 ticket.holder.unowned[ticket.entry.name] = posted.granted
                 ticket.holder.allotment.accept(posted.granted, {})
@@ -246,7 +247,9 @@ class SharedAccount:
             holder.news.extend(posted.events)
         for holder in done.reports:
             holder.told = dict(books.holders.get(holder.name, {}))
-        self._anchor = Anchor(done.now.slow, done.now.fast, sent)
+        self.born = done.record.born
+        # Not as it was *sent*: whoever slept on the way would take that for a jump of theirs.
+        self._anchor = Anchor(done.now.slow, done.now.fast, done.now.fast - done.ahead)
         self.beat_at = math.inf
         if any(holder.holds for holder in self.holders):
             self.beat_at = local + self._horizon(books, done.now)
@@ -257,7 +260,7 @@ class SharedAccount:
         In time for its leases; sooner, where others may soon need what is idle here.
         """
         lease = self._ledger.lease
-        soonest = lease / 3.0
+        soonest = lease / 2.0
         for holder in self.holders:
             for name, purse in holder.allotment.purses.items():
                 meter = books.meters.get(name)
@@ -266,7 +269,7 @@ class SharedAccount:
                     continue
                 room = max(0, books.room(name, now, holder.terms) or 0)
                 pace = max(meter.own_rate(now), 1e-9)
-                soonest = min(soonest, room / pace / 4.0)
+                soonest = min(soonest, room / pace / 2.0)
         return max(lease / 30.0, soonest)
 
     def _undo_lost(self) -> None:

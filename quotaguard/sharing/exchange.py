@@ -131,6 +131,7 @@ class Exchange:
                 record = Record.read(seen.text)
             elif not seen.version:
                 record = Record.new(seen)
+                record.born = self._ledger.version()
             elif self._clean and seen.version == self._account.version:
                 record = self._account.record
             else:
@@ -161,6 +162,7 @@ class Exchange:
         record.era = seen.era or record.era
         if lost:
             terms = self._account.holders[0].terms
+            record.born = self._ledger.version()
             distrust(record.books, record.now(seen), terms, self._ledger.lease)
 
     def _apply(
@@ -172,7 +174,7 @@ class Exchange:
         for holder in {ticket.holder: None for ticket in self.tickets}:
             mine = [ticket for ticket in self.tickets if ticket.holder is holder]
             giving = now.fast < books.recalled or not all(ticket.keeps for ticket in mine)
-            giving = giving or holder.doubt
+            giving = giving or holder.unsure
             holder.forget(local)
             self._present(holder, record, local, now)
             if giving and not all(isinstance(ticket.entry, Rest) for ticket in mine):
@@ -196,15 +198,19 @@ class Exchange:
     def _present(self, holder: SharedHolder, record: Record, local: Moment, now: Moment) -> None:
         """See whether the books still know *holder*.
 
-        They forget one whose lease is over: it goes on under another name. One whose lease
-        runs they cannot have forgotten: what it tells them anew was lost, and not that alone.
+        They forget one whose lease is over, by their clock, which is the fastest of all hosts:
+        it goes on under another name. Other books than those that it knew have lost what it
+        tells them anew, and not that alone.
         """
         if not holder.told or holder.name in record.books.holders:
             return
         lease, left = self._ledger.lease, holder.lease_until - local.fast
-        if left <= 0.0 or (left < lease * NEAR and not holder.held):
+        same = record.born == self._account.born
+        if same or left <= 0.0 or (left < lease * NEAR and not holder.held):
             holder.lapsed(self._account.new_name())
-        elif self._ledger.store.remote and left >= lease * NEAR:
+            return
+        holder.doubt()
+        if self._ledger.store.remote and left >= lease * NEAR:
             distrust(record.books, now, holder.terms, lease)
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause
-from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.events import Degraded
+from quotaguard.quota.snapshot import keep_allotments, restore
+from quotaguard.quota.verdicts import Granted, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,10 @@ FIRST = 16
 """Units of a holder's first lane, before anything is known of its demand."""
 
 DENIES_FOR = 0.5
-"""Seconds that a refusal is remembered: other processes may give back, poll or record."""
+DENIES_MOST = 4.0
+"""Seconds that a refusal is remembered: other processes may give back, poll or record. One
+that was true again and again is remembered for as long as it has been: of a quota that is
+spent, hundreds of processes must not ask twice a second for the rest of its month."""
 
 
 class Report:
@@ -64,7 +68,6 @@ class SharedHolder:
     """One guard's place at shared books. Everything here is read and changed under *lock*."""
 
     waits = True
-    denies_for = DENIES_FOR
 
     def __init__(self, account: SharedAccount, terms: Terms, name: str) -> None:
         self._account = account
@@ -87,8 +90,9 @@ class SharedHolder:
         self.lease_until = -math.inf
         self.told: dict[str, Tally] = {}
         self.lent: dict[str, int] = {}
-        self.doubt = False
+        self.unsure = False
         self.drawn_at = -math.inf
+        self.refused_at = math.inf
         self._taken: tuple[int, ...] = ()
         self._taken_at = -math.inf
         self.lock = self._account.lock
@@ -101,6 +105,12 @@ class SharedHolder:
     def books(self) -> Books:
         """The books as last seen, for reading under the lock."""
         return self._account.record.books
+
+    @property
+    def denies_for(self) -> float:
+        """Seconds that a refusal is remembered."""
+        refused = self._account.clock.fast() - self.refused_at
+        return max(DENIES_FOR, min(DENIES_MOST, refused))
 
     def moment(self) -> Moment:
         """Return what time it is for the books, as far as this process knows."""
@@ -222,7 +232,7 @@ class SharedHolder:
     def gave(self, report: Report) -> None:
         """What was reported is in the books."""
         self.lent.clear()
-        self.doubt = False
+        self.unsure = False
         for name, units in report.giving.items():
             purse = self.allotment.purse(name)
             purse.cleared += units
@@ -242,7 +252,8 @@ class SharedHolder:
         """The books have forgotten this holder: its lease is over. Go on under another name.
 
         If it held anything, all of that counts as spent by now: what is open is void. What
-        the books never heard of is told anew.
+        it never heard that the books have heard is told anew. As they may have, of an answer
+        that was lost, it is told as unknown: a reading shows whether it was counted twice.
         """
         before, told, lent = self.allotment, self.told, self.lent
         if self.held:
@@ -254,8 +265,7 @@ class SharedHolder:
                 spent = purse.spent - last.spent + lost
                 if spent > 0:
                     self.allotment.record({meter: spent}, purse.at)
-                    # Part of it may be in what they gave up: the next reading knows.
-                    self.allotment.purse(meter).unknown = spent
+                    self.allotment.purse(meter).unknown += spent
             return
         self.name, self.told = name, {}
         for meter, tally in told.items():
@@ -263,7 +273,12 @@ class SharedHolder:
             purse.drawn -= tally.drawn
             purse.cleared -= tally.cleared
             purse.spent -= tally.spent
-            purse.unknown = purse.spent if self.doubt else purse.unknown - tally.unknown
+            purse.unknown = max(purse.unknown - tally.unknown, purse.spent)
+
+    def doubt(self) -> None:
+        """Tell all anew as unknown: books that went back to before a lease count some of it."""
+        for purse in self.allotment.purses.values():
+            purse.unknown = purse.spent
 
     def withdraw(self, name: str) -> None:
         """Take back what was granted under *name*, unless its owner has it."""
@@ -273,11 +288,18 @@ class SharedHolder:
 
     def forfeit(self) -> None:
         """What was on its way back may have arrived there: do not use it, and give it again."""
-        self.doubt = True
+        self.unsure = True
         for purse in self.allotment.purses.values():
             if purse.parked is not None:
                 purse.parked = None
                 purse.taken, purse.end = 0, -math.inf
+
+    def heard(self, posted: Posted) -> None:
+        """Note whether a call may go, and since when none may."""
+        if isinstance(posted.verdict, Granted):
+            self.refused_at = math.inf
+        elif isinstance(posted.verdict, Spent):
+            self.refused_at = min(self.refused_at, self._account.clock.fast())
 
     def take_up(self, lanes: Mapping[str, Lane], fast: float, ahead: float) -> None:
         """Open the lanes that the books granted; *ahead*: from this fast clock to theirs."""

@@ -54,10 +54,11 @@ class Record:
     """The books of an account and their clock.
 
     slow, fast: seconds from the store's clock to the books'. last: the books' clock at the
-    last entry; it never goes back. era: of the store, as it was then.
+    last entry; it never goes back. era: of the store, as it was then. born: names these
+    books; others, or those of a store that has lost writes, have another one.
     """
 
-    __slots__ = ("_texts", "books", "era", "fast", "last", "slow", "wall")
+    __slots__ = ("_texts", "books", "born", "era", "fast", "last", "slow", "wall")
 
     def __init__(self, books: Books, era: str = "") -> None:
         self.books = books
@@ -66,6 +67,7 @@ class Record:
         self.last = (-math.inf, -math.inf)
         self.wall = -math.inf
         self.era = era
+        self.born = ""
 
     @classmethod
     def new(cls, seen: Seen) -> Record:
@@ -87,7 +89,7 @@ class Record:
             state = {**told["books"], "meters": told["meters"]}
             record = cls(Books.of(state), told["era"])
             record.slow, record.fast, *last, record.wall = told["clock"]
-            record.last = (last[0], last[1])
+            record.last, record.born = (last[0], last[1]), told["born"]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             if isinstance(error, Unreadable):
                 raise
@@ -100,6 +102,7 @@ class Record:
         told: dict[str, Any] = {
             "format": FORMAT,
             "era": self.era,
+            "born": self.born,
             "clock": (self.slow, self.fast, *self.last, self.wall),
             "books": self.books.state(meters=False),
         }

@@ -11,6 +11,7 @@ from quotaguard.errors import ConfigError
 from quotaguard.spending import SWITCH
 from quotaguard.testing.clock import FakeClock
 from quotaguard.testing.conformance import Trial, check_provider
+from quotaguard.testing.crowd import Crowd
 from quotaguard.testing.laws import BrokenLaw
 from quotaguard.testing.simulated import SimulatedCall, SimulatedProvider
 from quotaguard.testing.simulator import Simulator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokenLaw",
+    "Crowd",
     "FakeClock",
     "SimulatedCall",
     "SimulatedProvider",

@@ -30,6 +30,7 @@ from quotaguard.spending import Spending, terms_of
 from quotaguard.testing.simulated import Figures, SimulatedCall, SimulatedProvider, VirtualClock
 
 if TYPE_CHECKING:
+    from quotaguard.ledgers import Holder
     from quotaguard.ledgers.memory import MemoryHolder
     from quotaguard.providers import Provider
     from quotaguard.quota.account import Books, Terms
@@ -105,10 +106,11 @@ class Simulator:
         seed: int | str = 0,
         watch: Callable[[str, SimulatedCall | None, Refusal | None], None] | None = None,
         terms: Terms | None = None,
+        clock: VirtualClock | None = None,
     ) -> None:
         self.provider = provider
         self.policy = policy or Policy()
-        self.clock = VirtualClock()
+        self.clock = clock or VirtualClock()
         self.coming: Counter[str] = Counter()
         self.polled: list[float] = []
         self.process = 0
@@ -125,7 +127,9 @@ class Simulator:
     # -- a process ----------------------------------------------------------------
 
     def _begin(self) -> None:
-        holder = MemoryLedger(clock=self.clock).holder(self._terms)
+        self._settle_in(MemoryLedger(clock=self.clock).holder(self._terms))
+
+    def _settle_in(self, holder: Holder) -> None:
         self.spending = Spending(
             provider=cast("Provider", self.provider),
             policy=self.policy,
@@ -317,8 +321,13 @@ class Simulator:
         self._tell("read")
 
     def _ended(self, visit: _Visit, verdict: object) -> None:
-        if visit.call is not None and visit.reservation is not None:
-            visit.reservation._opened(cast("Granted", verdict))
+        if visit.call is None or visit.reservation is None:
+            return
+        visit.reservation._opened(cast("Granted", verdict))
+        if visit.reservation._overslept():
+            visit.story = visit.reservation._story()
+            self._go_on(visit, None)
+        else:
             self._send(visit.call, visit.reservation)
 
     def _refuse(self, call: SimulatedCall, refusal: Refusal) -> None:
