@@ -203,12 +203,13 @@ class CostTooLarge(QuotaExhausted):
 
 
 NO_LEDGER = "the ledger cannot be reached"
+"""The reason of a refusal that is not the provider's fault."""
 
 
 class QuotaUnknown(Refusal):
     """No reading is fresh enough, and the policy refuses; nothing was sent.
 
-    What kept the reading away is the ``__cause__``.
+    What kept the reading away, or the books, is the ``__cause__``.
     """
 
     def _what(self) -> str:

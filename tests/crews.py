@@ -40,9 +40,7 @@ PATIENCE = 40.0
 """Seconds until something that should come is missed: other jobs may keep the machine busy."""
 
 
-def until(
-    condition: Callable[[], object], what: str, tell: Callable[[], object] = str
-) -> None:
+def until(condition: Callable[[], object], what: str, tell: Callable[[], object] = str) -> None:
     """Return when *condition* holds."""
     over = time.monotonic() + PATIENCE
     while not condition():

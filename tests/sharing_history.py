@@ -68,7 +68,9 @@ def faults_of(history: History) -> Iterator[str]:
     given_back = {call: lost[call].at + history.late for call in lost} | {
         call: last[call.rpartition(".")[0]] for call in had if call not in lost
     }
-    for_good = sorted(min(one.at, had[call].at if call in had else math.inf) for call, one in charged.items())
+    for_good = sorted(
+        min(one.at, had[call].at if call in had else math.inf) for call, one in charged.items()
+    )
     starts = sorted(note.at for call, note in had.items() if call not in charged)
     ends = sorted(given_back[call] for call in had if call not in charged)
     for call, note in had.items():
@@ -76,7 +78,9 @@ def faults_of(history: History) -> Iterator[str]:
         taken = bisect_right(for_good, now) + bisect_right(starts, now) - bisect_left(ends, now)
         if taken > history.quota:
             yield f"{taken} of {history.quota} units were taken as {call} had its own"
-        before = bisect_left(for_good, then) + max(0, bisect_left(starts, then) - bisect_right(ends, now))
+        before = bisect_left(for_good, then) + max(
+            0, bisect_left(starts, then) - bisect_right(ends, now)
+        )
         kept = history.kept.get(note.priority, 0.0)
         if before + 1 > history.quota - kept:
             yield f"{call} ({note.priority}) was let go after {before}, and {kept:g} are kept"

@@ -182,7 +182,9 @@ def _weather(worker: Worker, seed: int) -> None:
             worker.note("polled")
             continue
         try:
-            worker.call(rng.choice(["critical", "critical", "normal"]), rng.choice(["hand", "client"]))
+            worker.call(
+                rng.choice(["critical", "critical", "normal"]), rng.choice(["hand", "client"])
+            )
         except (QuotaExhausted, QuotaUnknown, WaitTooLong):
             stop.wait(0.02)
 

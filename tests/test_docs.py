@@ -23,6 +23,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers import serving
 from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -42,6 +43,9 @@ STAND_INS = {
     'api_access_token="..."': 'api_access_token="{key}", base_url="{voxys}"',
     "Bearer ...": "Bearer {key}",
     "https://api.fullcontact.com": "{url}",
+    "sqlite:///var/lib/app/quota.db": "sqlite://{folder}/quota.db",
+    "/var/lib/app/quota.db": "{folder}/quota.db",
+    "redis://quota.example.com:6379/0": "{redis}",
 }
 """What the reader sees, and what runs."""
 
@@ -115,20 +119,27 @@ def run(path: Path, text: str) -> int:
 
 
 @pytest.fixture
-def exchanged() -> Iterator[Callable[[str], str]]:
-    """Return what puts the stand-ins into a page: fakes in the middle of their month."""
+def exchanged(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Return what puts the stand-ins into a page: fakes in the middle of their month.
+
+    A Redis server is started for a page that names one.
+    """
     today = datetime.fromtimestamp(time.time(), UTC)
     month = ((today - timedelta(days=15)).isoformat(), (today + timedelta(days=15)).isoformat())
     with (
         fake("fullcontact", quota=1000, match_rate=1.0, key=KEY, period=month) as vendor,
         fake("voxys", used=30, key=KEY, time_zone="Europe/Berlin") as voxys,
+        contextlib.ExitStack() as servers,
     ):
         voxys.win(10)
+        meanings = {"key": KEY, "url": vendor.url, "voxys": voxys.url, "folder": tmp_path}
 
         def exchange(text: str) -> str:
+            if "redis://quota" in text:
+                meanings["redis"] = servers.enter_context(serving(tmp_path / "redis")).url
             for shown, meant in STAND_INS.items():
-                urls = {"url": vendor.url, "voxys": voxys.url}
-                text = text.replace(shown, meant.format(key=KEY, **urls))
+                if shown in text:
+                    text = text.replace(shown, meant.format(**meanings))
             return text
 
         yield exchange

@@ -21,11 +21,14 @@ import pytest
 from quotaguard import (
     FullContact,
     Guard,
+    MemoryLedger,
     Octanist,
     OctanistChoices,
     Policy,
+    RedisLedger,
     SegOps,
     SegOpsChoices,
+    SQLiteLedger,
     Voxys,
     VoxysChoices,
     errors,
@@ -37,8 +40,9 @@ from quotaguard.providers import Provider
 from quotaguard.quota import events
 from quotaguard.quota.calls import Bill, Call, Outcome
 from quotaguard.quota.forecast import Forecast, ForecastRow
-from quotaguard.quota.standing import Decision, Row, Standing
+from quotaguard.quota.standing import Decision, Holding, Row, Standing
 from quotaguard.reservation import MISSING, Reservation
+from quotaguard.sharing.redis_words import FAULTS
 from quotaguard.testing.fullcontact import FullContactKnobs
 from quotaguard.testing.octanist import OctanistKnobs
 from quotaguard.testing.segops import SegOpsKnobs
@@ -331,8 +335,16 @@ def verbs(kind: type) -> str:
     return "\n\n".join(told)
 
 
+def made(kind: type) -> str:
+    """Return how a class is called, and what it says of itself."""
+    return f"`{kind.__name__}{shape(kind.__init__)}`\n\n{described(kind.__doc__ or '')}"
+
+
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("policy.md", "Settings"): lambda: settings(Policy),
+    ("ledgers.md", "MemoryLedger"): lambda: made(MemoryLedger),
+    ("ledgers.md", "SQLiteLedger"): lambda: made(SQLiteLedger),
+    ("ledgers.md", "RedisLedger"): lambda: made(RedisLedger),
     ("events.md", "The records"): records,
     ("errors.md", "The tree"): tree,
     ("fullcontact.md", "Operations and meters"): lambda: meters(FullContact("test-key")),
@@ -354,6 +366,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("guard.md", "Decision"): lambda: described(Decision.__doc__ or ""),
     ("guard.md", "Standing"): lambda: described(Standing.__doc__ or ""),
     ("guard.md", "Row"): lambda: described(Row.__doc__ or ""),
+    ("guard.md", "Holding"): lambda: described(Holding.__doc__ or ""),
     ("guard.md", "Forecast"): lambda: described(Forecast.__doc__ or ""),
     ("guard.md", "ForecastRow"): lambda: described(ForecastRow.__doc__ or ""),
 }
@@ -442,6 +455,11 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
             - {"misses_quota", "company_quota"}
         ),
     ),
+    (
+        "errors.md",
+        "What a ledger's error knows",
+        lambda: set(inspect.signature(errors.LedgerUnavailable).parameters) - {"message"},
+    ),
     ("octanist.md", "A fake Octanist", lambda: set(vars(OctanistKnobs)["__slots__"])),
     ("segops.md", "Reports", lambda: set(SegOps("test-key").reports)),
     ("segops.md", "The fake", lambda: set(vars(SegOpsKnobs)["__slots__"])),
@@ -452,6 +470,14 @@ HELD: list[tuple[str, str, Callable[[], set[str]]]] = [
 def test_a_table_names_all_there_is(page: str, heading: str, real: Callable[[], set[str]]) -> None:
     """The tables that people wrote leave nothing out and invent nothing."""
     assert named(PAGES / page, heading) == real()
+
+
+def test_the_rule_to_copy_is_enough() -> None:
+    """What a Redis user must be allowed, by the error that misses it, is in the rule to copy."""
+    page = (PAGES.parent / "how-to" / "several-hosts.md").read_text(encoding="utf-8")
+    rules = [line.split() for line in page.splitlines() if line.startswith("ACL SETUSER")]
+    wanted = {word for word in FAULTS["NOPERM"][1].split() if word[0] in "+~"}
+    assert [wanted - set(rule) for rule in rules] == [set()]
 
 
 def test_the_drawing_of_sections_bites() -> None:

@@ -203,7 +203,8 @@ class SQLiteStore:
         if self._file in _INHERITED:
             raise LedgerUnavailable(
                 f"{self.name}: this process was forked in the middle of an exchange and cannot "
-                "use the file: fork when no call is under way, or start processes by spawn",
+                "use the file: fork when no call is under way, or start processes by spawn; uWSGI "
+                "needs lazy-apps, for a guard that is used before it forks",
                 store=self.name,
             )
         with contextlib.closing(_open(self.path, "ro")) as reader:

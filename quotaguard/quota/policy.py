@@ -63,7 +63,7 @@ class Policy:
     on_stale: with an expired reading spend up to a quarter of what it showed
         (critical: a half), refuse, or go on counting.
     on_unknown: without any reading refuse, or go on counting.
-    cold_reserve: share of the limit held back by a memory ledger that may have
+    cold_reserve: share of the limit held back by books that are new and may have
         had a predecessor, until a poll has seen all of its spend.
     on_ledger_down: without the shared ledger refuse, go on with a share, or go on.
     overage: units past the limit that may be bought. overage_price: of one of them.

@@ -107,6 +107,7 @@ class SharedAccount:
         Raises:
             LedgerUnavailable: the store could not be reached, read or written.
         """
+        self._ledger.heed_fork()
         ticket = Ticket(holder, entry, None)
         try:
             self.tickets.append(ticket)
@@ -121,6 +122,7 @@ class SharedAccount:
 
     def hand_in(self, holder: SharedHolder, entry: Entry, waiter: Waiter | None) -> Ticket:
         """Let the ledger's thread post *entry*."""
+        self._ledger.heed_fork()
         ticket = Ticket(holder, entry, waiter, heard=waiter is not None)
         self.tickets.append(ticket)
         self._ledger.attend(self, now=True)

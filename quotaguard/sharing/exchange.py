@@ -174,7 +174,7 @@ class Exchange:
         for holder in {ticket.holder: None for ticket in self.tickets}:
             mine = [ticket for ticket in self.tickets if ticket.holder is holder]
             giving = now.fast < books.recalled or not all(ticket.keeps for ticket in mine)
-            giving = giving or holder.unsure
+            giving = giving or holder.doubt
             holder.forget(local)
             self._present(holder, record, local, now)
             if giving and not all(isinstance(ticket.entry, Rest) for ticket in mine):
@@ -209,7 +209,7 @@ class Exchange:
         if same or left <= 0.0 or (left < lease * NEAR and not holder.held):
             holder.lapsed(self._account.new_name())
             return
-        holder.doubt()
+        holder.tell_anew()
         if self._ledger.store.remote and left >= lease * NEAR:
             distrust(record.books, now, holder.terms, lease)
 

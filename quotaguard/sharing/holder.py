@@ -90,7 +90,7 @@ class SharedHolder:
         self.lease_until = -math.inf
         self.told: dict[str, Tally] = {}
         self.lent: dict[str, int] = {}
-        self.unsure = False
+        self.doubt = False
         self.drawn_at = -math.inf
         self.refused_at = math.inf
         self._taken: tuple[int, ...] = ()
@@ -232,7 +232,7 @@ class SharedHolder:
     def gave(self, report: Report) -> None:
         """What was reported is in the books."""
         self.lent.clear()
-        self.unsure = False
+        self.doubt = False
         for name, units in report.giving.items():
             purse = self.allotment.purse(name)
             purse.cleared += units
@@ -265,7 +265,8 @@ class SharedHolder:
                 spent = purse.spent - last.spent + lost
                 if spent > 0:
                     self.allotment.record({meter: spent}, purse.at)
-                    self.allotment.purse(meter).unknown += spent
+                    # Part of it may be in what they gave up: the next reading knows.
+                    self.allotment.purse(meter).unknown = spent
             return
         self.name, self.told = name, {}
         for meter, tally in told.items():
@@ -273,10 +274,10 @@ class SharedHolder:
             purse.drawn -= tally.drawn
             purse.cleared -= tally.cleared
             purse.spent -= tally.spent
-            purse.unknown = max(purse.unknown - tally.unknown, purse.spent)
+            purse.unknown = purse.spent if self.doubt else purse.unknown - tally.unknown
 
-    def doubt(self) -> None:
-        """Tell all anew as unknown: books that went back to before a lease count some of it."""
+    def tell_anew(self) -> None:
+        """Tell all as unknown: books that went back to before a lease count some of it."""
         for purse in self.allotment.purses.values():
             purse.unknown = purse.spent
 
@@ -288,7 +289,7 @@ class SharedHolder:
 
     def forfeit(self) -> None:
         """What was on its way back may have arrived there: do not use it, and give it again."""
-        self.unsure = True
+        self.doubt = True
         for purse in self.allotment.purses.values():
             if purse.parked is not None:
                 purse.parked = None

@@ -59,8 +59,9 @@ class SharedLedger:
         follow(self)
 
     def _begin(self) -> None:
-        self._prefix = f"{socket.gethostname()}.{os.getpid()}.{os.urandom(3).hex()}"
-        self._thread = LedgerThread(self)
+        self._pid = os.getpid()
+        self._prefix = f"{socket.gethostname()}.{self._pid}.{os.urandom(3).hex()}"
+        self._thread = LedgerThread(self, _leave)
 
     def holder(self, terms: Terms) -> SharedHolder:
         """Return the place of a guard with these terms at its account's books."""
@@ -75,6 +76,7 @@ class SharedLedger:
 
         Other guards may still use it: then it is opened again.
         """
+        self.heed_fork()
         for account in list(self._accounts.values()):
             with contextlib.suppress(LedgerUnavailable):
                 account.give_back()
@@ -130,6 +132,16 @@ class SharedLedger:
 
     # -- fork -------------------------------------------------------------------
 
+    def heed_fork(self) -> None:
+        """See a fork that Python was not told of: uWSGI forks behind its back.
+
+        Two processes of one name would take each other's reports for their own.
+        """
+        if os.getpid() != self._pid:
+            with _untold:
+                if os.getpid() != self._pid:
+                    self.after_fork_in_child()
+
     def before_fork(self) -> None:
         """Take every lock: no exchange is under way then, but one that the fork interrupts."""
         self._take(self._lock)
@@ -159,6 +171,7 @@ class SharedLedger:
 
 
 _LEDGERS: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
+_untold = threading.Lock()
 
 
 @atexit.register

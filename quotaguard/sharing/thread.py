@@ -7,11 +7,14 @@ for one, and Ctrl-C never reaches this thread.
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING
 from weakref import ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quotaguard.sharing.ledger import SharedLedger
 
 __all__ = ["LedgerThread"]
@@ -23,8 +26,10 @@ LONGEST = 3_600.0
 class LedgerThread:
     """Does what is due for a ledger, as long as that lives."""
 
-    def __init__(self, ledger: SharedLedger) -> None:
+    def __init__(self, ledger: SharedLedger, leave: Callable[[], None]) -> None:
+        """*leave*: what the process does as it ends, if anything is held."""
         self._ledger = ref(ledger, self._gone)
+        self._leave = leave
         self._clock = ledger.clock
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -41,6 +46,10 @@ class LedgerThread:
                         target=self._run, name="quotaguard-ledger", daemon=True
                     )
                     self._thread.start()
+                    # A forked child of multiprocessing ends without Python's exit hooks.
+                    ends = sys.modules.get("multiprocessing.util")
+                    if ends is not None:
+                        ends.Finalize(None, self._leave, exitpriority=0)
         if at < self._next:
             self._wake.set()
 

@@ -13,6 +13,7 @@ from quotaguard.testing.clock import FakeClock
 from quotaguard.testing.conformance import Trial, check_provider
 from quotaguard.testing.crowd import Crowd
 from quotaguard.testing.laws import BrokenLaw
+from quotaguard.testing.ledgers import LedgerTrial, check_ledger, check_store
 from quotaguard.testing.simulated import SimulatedCall, SimulatedProvider
 from quotaguard.testing.simulator import Simulator
 
@@ -27,11 +28,14 @@ __all__ = [
     "BrokenLaw",
     "Crowd",
     "FakeClock",
+    "LedgerTrial",
     "SimulatedCall",
     "SimulatedProvider",
     "Simulator",
     "Trial",
+    "check_ledger",
     "check_provider",
+    "check_store",
     "disabled",
     "fake",
 ]

@@ -9,13 +9,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
-import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,9 +29,7 @@ from quotaguard.testing.fullcontact import FakeFullContact
 from quotaguard.testing.server import Request
 
 LAG = 1.0
-PATIENT = Policy(
-    lag=1.25 * LAG, late=1.0, cold_reserve=0, poll_every=(0.1, 1.0), max_wait=20.0
-)
+PATIENT = Policy(lag=1.25 * LAG, late=1.0, cold_reserve=0, poll_every=(0.1, 1.0), max_wait=20.0)
 QUIET = PATIENT.but(poll_every=(600.0, 900.0), max_wait=3.0)
 """One reading before the first call, and no other: nothing is counted twice."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from crews import KEY, LEASE, MATCHES, POLICY, Crew, Hand, Remote, guarding, hired, until, wired
-from servers import Server, serving
+from servers import serving
 
 from quotaguard import Policy, QuotaUnknown
 from quotaguard.ledgers import Ledger

@@ -43,9 +43,9 @@ class Make(Protocol):
 
 
 class BrokenLaw(AssertionError):
-    """A provider does what no provider may.
+    """A provider, a ledger or a store does what none may.
 
-    law: its name, as ``check_provider(..., but=...)`` takes it. given: the input that
+    law: its name, as ``check_provider(..., but=...)`` and the others take it. given: the input that
     showed it, None where there was none.
     """
 
