@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
-from quotaguard.quota.entries import Blocked, Pause
+from quotaguard.quota.entries import Blocked, Pause, Reserve
 from quotaguard.quota.events import Degraded
 from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted, Spent
@@ -138,6 +138,19 @@ class SharedHolder:
     def attend(self) -> None:
         """Somebody waits for the books to change: look whether others change them."""
         self._account.attend()
+
+    def from_lanes(self, entry: Reserve) -> bool:
+        """Grant *entry* from the lanes, if they cover it; stopped half way it is not."""
+        with self.lock:
+            kept = keep_allotments([self.allotment])
+            try:
+                took = self.allotment.take(entry.cost, entry.priority, self._account.clock.fast())
+                if took:
+                    self.unowned[entry.name] = entry.cost
+            except BaseException:
+                restore(kept)
+                raise
+        return took
 
     def seen(self) -> Books | None:
         """Return books to try things on, as they are if this holder gives back its lanes."""
