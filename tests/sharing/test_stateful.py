@@ -164,6 +164,11 @@ class Processes(RuleBasedStateMachine):
     def die(self, number: int, charged: bool, forked: bool) -> None:
         """A process is killed, or replaced by a child that it forks as it ends."""
         process = self.process(number)
+        if not self.exact:
+            # What it lent and has told nobody dies with it, and looks like others' spend.
+            self.shelf.faults.clear()
+            self.clock.advance(1.0)
+            process.account.give_back()
         for call in [call for call in self.open if call.process is process]:
             self.open.remove(call)
             if charged:
@@ -212,7 +217,8 @@ class Processes(RuleBasedStateMachine):
     def untold(self, process: Process) -> int:
         """Units that were recorded while the store could not be reached."""
         purse, told = process.purse(), process.holder.told.get(MATCHES)
-        return int(purse.spent - (told.spent if told else 0))
+        lent = process.holder.lent.get(MATCHES, 0)
+        return int(purse.spent - (told.spent if told else 0) + min(lent, purse.opened))
 
     @invariant()
     def nobody_holds_less_than_nothing(self) -> None:
