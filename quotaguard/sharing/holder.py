@@ -53,15 +53,17 @@ class Report:
     """What a holder told the books, to be made true here when they are written.
 
     giving: units by meter that go back. lost: units that the books had granted in an
-    answer that never came.
+    answer that never came. late: units of calls that ended before the books heard of them;
+    as a poll may have seen them first, and taken them for others', they are told as unknown.
     """
 
-    __slots__ = ("giving", "lost", "tallies")
+    __slots__ = ("giving", "late", "lost", "tallies")
 
     def __init__(self) -> None:
         self.tallies: dict[str, Tally] = {}
         self.giving: dict[str, int] = {}
         self.lost: dict[str, int] = {}
+        self.late: dict[str, int] = {}
 
 
 class SharedHolder:
@@ -215,11 +217,13 @@ class SharedHolder:
                 self._park(purse)
                 report.giving[name] = idle
             report.lost[name] = lost
+            before = self.told[name].spent if name in self.told else 0
+            late = report.late[name] = min(self.lent.get(name, 0), purse.spent - before)
             gone = purse.cleared + lost + (idle if giving else 0)
             at = min(purse.at, now.slow) + ahead
             left = 0 if giving else idle
             report.tallies[name] = Tally(
-                purse.drawn + lost, gone, purse.spent, purse.unknown, at, left
+                purse.drawn + lost, gone, purse.spent, purse.unknown + late, at, left
             )
         for name, tally in known.items():
             if name not in report.tallies:
@@ -250,6 +254,8 @@ class SharedHolder:
             purse = self.allotment.purse(name)
             purse.cleared += units
             purse.parked = None
+        for name, units in report.late.items():
+            self.allotment.purse(name).unknown += units
         for name, units in report.lost.items():
             purse = self.allotment.purse(name)
             purse.drawn += units

@@ -259,3 +259,19 @@ def test_a_restart_goes_on_where_it_stopped() -> None:
     row = world.one.guard.standing()[MATCHES]
     assert (row.used, row.limit, row.reserved) == (5, QUOTA, 0)
     world.healed()
+
+
+def test_a_poll_may_see_what_was_lent_before_the_books_hear_of_it() -> None:
+    """Another process's reading shows it as somebody's; told afterwards it is counted once."""
+    world = World(on_ledger_down="open")
+    world.cut()
+    world.lapse()
+    for _ in range(4):
+        world.one.spend()
+    world.back()
+    world.other.guard.refresh()
+    world.one.guard.standing()
+    world.clock.advance(25.0)
+    world.other.guard.refresh()
+    assert world.other.guard.standing()[MATCHES].used == 4
+    assert world.one.books.meters[MATCHES].known() == 4

@@ -252,7 +252,10 @@ class Processes(RuleBasedStateMachine):
         meter = books.meters[MATCHES]
         assert meter.held == meter.idle == 0
         terms = self.processes[0].holder.terms.meters[MATCHES]
-        assert meter.gate(self.clock.fast(), terms) == self.provider.true, "it does not heal"
+        # A poll may see what was lent before the books hear of it: others may do that again.
+        margin = 0 if self.exact else meter.margin(self.clock.fast(), terms)
+        gate = meter.gate(self.clock.fast(), terms) - margin
+        assert gate == self.provider.true, "it does not heal"
         assert meter.likely() == self.provider.true
 
 
