@@ -111,6 +111,8 @@ class _Caller:
             self.spending.tell(ask.event)
             return None
         self.stand_up()
+        if self.from_lanes(ask.entry):
+            return Granted()
         try:
             verdict = self.spending.post(ask.entry)
         except LedgerUnavailable as error:
@@ -123,6 +125,11 @@ class _Caller:
         self.seen = line.changes
         if self.place is not None:
             line.stand(self.place, self.meters, None)
+
+    def from_lanes(self, entry: Entry) -> bool:
+        """Take the units from lanes that others drew while this caller waited."""
+        waited = self.place is not None and isinstance(entry, Reserve) and entry.slot is None
+        return waited and self.spending.holder.from_lanes(entry)  # type: ignore[arg-type] # it is one
 
     def noted(self, entry: Entry, verdict: Verdict) -> Verdict:
         """Pass on what the books answered."""
@@ -235,6 +242,8 @@ async def _anote(caller: _Caller, ask: Post | Tell) -> object:
         return caller.note(ask)
     caller.spending.tidy()
     caller.stand_up()
+    if caller.from_lanes(ask.entry):
+        return Granted()
     alarm = _Alarm()
     ticket = holder.hand_in(ask.entry, alarm)
     try:

@@ -39,18 +39,22 @@ class _Lock:
 
 LOCK = _Lock()
 _KNOWN: weakref.WeakSet[Forked] = weakref.WeakSet()
+_STORES: weakref.WeakSet[Forked] = weakref.WeakSet()
 _FORKING: list[Forked] = []
 
 
-def follow(one: Forked) -> None:
-    """Tell *one* of every fork, as long as it lives."""
+def follow(one: Forked, *, last: bool = False) -> None:
+    """Tell *one* of every fork, as long as it lives.
+
+    last: after the others, who may hold their locks while they wait for the one of this.
+    """
     with LOCK.lock:
-        _KNOWN.add(one)
+        (_STORES if last else _KNOWN).add(one)
 
 
 def _before_fork() -> None:
     LOCK.lock.acquire()
-    _FORKING.extend(_KNOWN)
+    _FORKING.extend([*_KNOWN, *_STORES])
     for one in _FORKING:
         one.before_fork()
 

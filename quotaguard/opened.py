@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -16,6 +17,15 @@ __all__ = ["shared_ledger"]
 
 _OPENED: weakref.WeakValueDictionary[tuple[str, int], SharedLedger] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
+
+
+def _forked() -> None:
+    global _lock  # noqa: PLW0603 - the parent's may be held by a thread that is not here
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 SERVERS = ("redis", "rediss", "valkey", "valkeys", "unix")
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from quotaguard.errors import Refusal, RefusalFacts
 from quotaguard.quota.account import Books, Entry, Posted, Terms
 from quotaguard.quota.allotment import Allotment
+from quotaguard.quota.entries import Reserve
 from quotaguard.quota.events import Event
 from quotaguard.quota.readings import Moment
 
@@ -98,6 +99,9 @@ class Holder(Protocol):
 
     def drop(self, ticket: Any) -> None:  # noqa: ANN401 - what its own hand_in returned
         """Nobody waits for *ticket* any more. From anywhere; takes no lock."""
+
+    def from_lanes(self, entry: Reserve) -> bool:
+        """Grant *entry* from the lanes, if they cover it and a store would be asked else."""
 
     def seen(self) -> Books | None:
         """Return books to try things on, as they are if this holder gives back its lanes.

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable
+from quotaguard.forking import follow
 from quotaguard.sharing.faults import PATIENCE, told_of
 from quotaguard.sharing.files import boot, check_file, create, path_of, place_of
 from quotaguard.sharing.ledger import LEASE, SharedLedger
@@ -83,8 +84,9 @@ class SQLiteStore:
         self._lock = -1
         self._cursor: sqlite3.Cursor | None = None
         self._file, self._owner = (0, 0), 0
-        with _fork:
-            _STORES.add(self)
+        self._stopped = False
+        _STORES.add(self)
+        follow(self, last=True)
 
     def exchange(self, account: str, known: str, turn: Turn) -> str:
         """Put in the place of an account's record what *turn* makes of it, atomically.
@@ -120,6 +122,23 @@ class SQLiteStore:
                 over = not cursor.connection.in_transaction
                 self._fail(error, unsure=commits and over and not full)
             return draft.version
+
+    def before_fork(self) -> None:
+        """Wait for the exchange of whoever is in one, and let go of the file."""
+        # It ends in this time, but one that the fork interrupts, from a signal's handler.
+        self._stopped = self._mutex.acquire(timeout=2 * PATIENCE + 1)
+        if self._stopped:
+            self._drop()
+
+    def after_fork_in_parent(self) -> None:
+        """Let exchanges go on; the next one opens the file again."""
+        if self._stopped:
+            self._stopped = False
+            self._mutex.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew."""
+        self.forked()
 
     def forked(self) -> None:
         """Begin anew in a child; the parent's connection is left as it is, not closed."""
@@ -288,32 +307,6 @@ _STORES: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 _INHERITED: set[tuple[int, int]] = set()
 """Files to which this process has a parent's connection: not to be opened here."""
 _LEFT: list[sqlite3.Connection | sqlite3.Cursor] = []
-_fork = threading.Lock()
-_HELD: list[SQLiteStore] = []
-
-
-def _before_fork() -> None:
-    _fork.acquire()
-    for store in list(_STORES):
-        # An exchange ends in this time, but one that the fork interrupts, from a signal's handler.
-        if store._mutex.acquire(timeout=2 * PATIENCE + 1):  # noqa: SLF001 - this module's own
-            _HELD.append(store)
-            store._drop()  # noqa: SLF001 - this module's own
-
-
-def _after_fork_in_parent() -> None:
-    for store in _HELD:
-        store._mutex.release()  # noqa: SLF001 - this module's own
-    _HELD.clear()
-    _fork.release()
-
-
-def _after_fork_in_child() -> None:
-    global _fork  # noqa: PLW0603 - the parent's stays locked by the thread that forked
-    _HELD.clear()
-    _fork = threading.Lock()
-    for store in list(_STORES):
-        store.forked()
 
 
 @atexit.register
@@ -323,14 +316,6 @@ def _at_exit() -> None:
         if store._mutex.acquire(timeout=1):  # noqa: SLF001 - this module's own
             store._drop()  # noqa: SLF001 - this module's own
             store._mutex.release()  # noqa: SLF001 - this module's own
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
 
 
 class SQLiteLedger(SharedLedger):

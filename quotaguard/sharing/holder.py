@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from quotaguard.quota.allotment import Allotment, Lane, Tally
 from quotaguard.quota.decide import MOST
-from quotaguard.quota.entries import Blocked, Pause
+from quotaguard.quota.entries import Blocked, Pause, Reserve
 from quotaguard.quota.events import Degraded
 from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted, Spent
@@ -53,15 +53,17 @@ class Report:
     """What a holder told the books, to be made true here when they are written.
 
     giving: units by meter that go back. lost: units that the books had granted in an
-    answer that never came.
+    answer that never came. late: units of calls that ended before the books heard of them;
+    as a poll may have seen them first, and taken them for others', they are told as unknown.
     """
 
-    __slots__ = ("giving", "lost", "tallies")
+    __slots__ = ("giving", "late", "lost", "tallies")
 
     def __init__(self) -> None:
         self.tallies: dict[str, Tally] = {}
         self.giving: dict[str, int] = {}
         self.lost: dict[str, int] = {}
+        self.late: dict[str, int] = {}
 
 
 class SharedHolder:
@@ -139,6 +141,19 @@ class SharedHolder:
         """Somebody waits for the books to change: look whether others change them."""
         self._account.attend()
 
+    def from_lanes(self, entry: Reserve) -> bool:
+        """Grant *entry* from the lanes, if they cover it; stopped half way it is not."""
+        with self.lock:
+            kept = keep_allotments([self.allotment])
+            try:
+                took = self.allotment.take(entry.cost, entry.priority, self._account.clock.fast())
+                if took:
+                    self.unowned[entry.name] = entry.cost
+            except BaseException:
+                restore(kept)
+                raise
+        return took
+
     def seen(self) -> Books | None:
         """Return books to try things on, as they are if this holder gives back its lanes."""
         self.freshen()
@@ -202,11 +217,13 @@ class SharedHolder:
                 self._park(purse)
                 report.giving[name] = idle
             report.lost[name] = lost
+            before = self.told[name].spent if name in self.told else 0
+            late = report.late[name] = min(self.lent.get(name, 0), purse.spent - before)
             gone = purse.cleared + lost + (idle if giving else 0)
             at = min(purse.at, now.slow) + ahead
             left = 0 if giving else idle
             report.tallies[name] = Tally(
-                purse.drawn + lost, gone, purse.spent, purse.unknown, at, left
+                purse.drawn + lost, gone, purse.spent, purse.unknown + late, at, left
             )
         for name, tally in known.items():
             if name not in report.tallies:
@@ -237,6 +254,8 @@ class SharedHolder:
             purse = self.allotment.purse(name)
             purse.cleared += units
             purse.parked = None
+        for name, units in report.late.items():
+            self.allotment.purse(name).unknown += units
         for name, units in report.lost.items():
             purse = self.allotment.purse(name)
             purse.drawn += units

@@ -32,6 +32,10 @@ LEASE = 30.0
 are of minutes, for capacity; a quota that a dead process holds should come back sooner."""
 
 
+FORKS_WITHIN = 12.0
+"""Seconds that a fork waits for a lock: more than any exchange takes."""
+
+
 class SharedLedger:
     """Books that processes share, in a store.
 
@@ -48,6 +52,7 @@ class SharedLedger:
         if not self.lease > 0:
             raise ConfigError("lease= is a time above 0 s: without one nothing can be held")
         self._lock, self._exchanging = threading.Lock(), threading.Lock()
+        self._taken: list[threading.Lock] = []
         self._accounts: dict[str, SharedAccount] = {}
         self._pid = os.getpid()
         self._begin()
@@ -139,24 +144,27 @@ class SharedLedger:
                     self.after_fork_in_child()
 
     def before_fork(self) -> None:
-        """Take every lock: no exchange is under way then."""
-        self._lock.acquire()
+        """Take every lock: no exchange is under way then, but one that the fork interrupts."""
+        self._take(self._lock)
         for account in self._accounts.values():
-            account.turn.acquire()
-            account.lock.acquire()
-        self._exchanging.acquire()
+            self._take(account.turn)
+            self._take(account.lock)
+        self._take(self._exchanging)
+
+    def _take(self, lock: threading.Lock) -> None:
+        # Whoever forks in a signal's handler may hold it itself, and would wait for ever.
+        if lock.acquire(timeout=FORKS_WITHIN):
+            self._taken.append(lock)
 
     def after_fork_in_parent(self) -> None:
         """Release them."""
-        self._exchanging.release()
-        for account in self._accounts.values():
-            account.lock.release()
-            account.turn.release()
-        self._lock.release()
+        while self._taken:
+            self._taken.pop().release()
 
     def after_fork_in_child(self) -> None:
         """Go on as another holder, over a connection of its own."""
         self._lock, self._exchanging = threading.Lock(), threading.Lock()
+        self._taken.clear()
         self.store.forked()
         self._begin()
         for account in self._accounts.values():

@@ -26,9 +26,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quotaguard import forking
 from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable
-from quotaguard.ledgers import sqlite
 from quotaguard.ledgers.sqlite import APPLICATION, MIGRATIONS, SQLiteStore, migrate
 from quotaguard.sharing.files import NETWORKS, network_of, path_of, place_of
 from quotaguard.sharing.queue import leave, open_lock, stand
@@ -437,7 +437,7 @@ def test_a_connection_that_was_inherited_is_left_alone(path: Path) -> None:
     """Forked in the middle of an exchange, by its own thread: the child says so, and no more."""
     clock = SystemClock()
     store = SQLiteStore(path, clock=clock)
-    sqlite._STORES.discard(store)  # as if the fork had not waited for it
+    forking._STORES.discard(store)  # as if the fork had not waited for it
     children: list[tuple[int, int]] = []
     reading, writing = os.pipe()
 
