@@ -55,6 +55,9 @@ def _end(books: Books, name: str, lease: Lease, now: Moment, terms: Terms) -> No
             return
         for meter, tally in tallies.items():
             _give_up(books, meter, tally, now, terms)
+    claimed = books.polls.claimed
+    if claimed is not None and claimed.startswith(f"{name}."):
+        books.polls.abandon(claimed)  # whoever asked is dead, and others wait for its answer
     books.holders.pop(name, None)
     del books.leases[name]
 
