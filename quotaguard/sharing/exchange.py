@@ -20,10 +20,11 @@ from quotaguard.sharing.record import Anchor, Record, Unreadable
 from quotaguard.sharing.store import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from quotaguard.ledgers import Waiter
     from quotaguard.quota.account import Entry
+    from quotaguard.quota.allotment import Tally
     from quotaguard.sharing.account import SharedAccount
     from quotaguard.sharing.ledger import SharedLedger
     from quotaguard.sharing.store import Seen
@@ -206,9 +207,15 @@ class Exchange:
 
         They forget one whose lease is over, by their clock, which is the fastest of all hosts:
         it goes on under another name. Other books than those that it knew have lost what it
-        tells them anew, and not that alone.
+        tells them anew, and not that alone; so have those that know less of it than it told.
         """
-        if not holder.told or holder.name in record.books.holders:
+        if not holder.told:
+            return
+        known = record.books.holders.get(holder.name)
+        if known is not None:
+            if self._ledger.store.remote and _lacks(known, holder.told):
+                record.born = self._ledger.version()
+                distrust(record.books, now, holder.terms, self._ledger.lease)
             return
         lease, left = self._ledger.lease, holder.lease_until - local.fast
         same = record.born == self._account.born
@@ -218,6 +225,14 @@ class Exchange:
         holder.tell_anew()
         if self._ledger.store.remote and left >= lease * NEAR:
             distrust(record.books, now, holder.terms, lease)
+
+
+def _lacks(known: Mapping[str, Tally], told: Mapping[str, Tally]) -> bool:
+    """Whether the books know less of a holder than they did when it last told them."""
+    return any(
+        name not in known or known[name].drawn < tally.drawn or known[name].spent < tally.spent
+        for name, tally in told.items()
+    )
 
 
 def _asked(tickets: list[Ticket]) -> dict[str, int]:
