@@ -95,7 +95,11 @@ class Hand:
     def spend(self, count: int) -> None:
         """Make so many calls, whatever it takes."""
         goal = self.done + count
-        until(lambda: self.call() and self.done >= goal, f"{count} calls", lambda: self.last)
+        until(
+            lambda: self.done >= goal or (self.call() and self.done >= goal),
+            f"{count} calls",
+            lambda: self.last,
+        )
 
     def drain(self, calls: int, stop: Callable[[], object] = lambda: False) -> None:
         """Call as fast as it goes until that is refused often, or *stop* holds."""

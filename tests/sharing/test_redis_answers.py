@@ -13,8 +13,10 @@ import pytest
 from crews import (
     KEY,
     LEASE,
+    MATCHES,
     PATH,
     Crew,
+    Hand,
     guarding,
     hired,
     until,
@@ -23,7 +25,7 @@ from crews import (
 )
 from servers import Server, serving
 
-from quotaguard import Refusal
+from quotaguard import QuotaUnknown, Refusal
 from quotaguard.clock import SystemClock
 from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger, RedisStore
@@ -130,6 +132,23 @@ def test_a_server_that_refuses(code: str, tmp_path: Path) -> None:
             mend(server)
         assert any(advice in one for one in told), told
         crew.exact()
+
+
+def test_a_server_that_is_still_loading(tmp_path: Path) -> None:
+    """It is said so, and nothing has to be done."""
+    with (
+        serving(tmp_path / "redis") as server,
+        wired(server, word=b"look") as (wire,),
+        vendor_of(QUOTA) as vendor,
+    ):
+        hand = Hand(guarding(RedisLedger(wire.url, lease=LEASE), vendor.url), vendor.url)
+        wire.faults.append(b"-LOADING Redis is loading the dataset in memory\r\n")
+        assert not hand.call()
+        assert isinstance(hand.last, QuotaUnknown)
+        assert "It answers when it is done" in str(hand.last.__cause__)
+        hand.spend(5)
+        hand.close()
+        assert vendor.true[MATCHES] == 5
 
 
 # -- its clock ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ shows a charge late, and would bill what is above the quota.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ from crews import (
 )
 from servers import Server, serving
 
-from quotaguard import Policy, QuotaUnknown
+from quotaguard import Policy, QuotaUnknown, WaitTooLong
 from quotaguard.ledgers import Ledger
 from quotaguard.ledgers.redis import RedisLedger, RedisStore
 from quotaguard.sharing.ledger import SharedLedger
@@ -131,12 +132,20 @@ def credulous(url: str) -> SharedLedger:
 
 
 def losing_writes(
-    tmp_path: Path, made: Callable[[str], Ledger], policy: Policy = POLICY, *, back: bool = False
+    tmp_path: Path,
+    made: Callable[[str], Ledger],
+    policy: Policy = POLICY,
+    *,
+    told: int = 0,
+    back: bool = False,
+    newcomer: bool = False,
 ) -> tuple[int, int]:
     """Let a worker spend, and die with what a server knew of it; return true and quota.
 
     A replica takes over that has not heard of that; with *back* it is the replica that has,
     and the first server comes back as it was. The provider shows that spend seconds later.
+    told: units that a survivor spends, of which the replica has not heard either.
+    newcomer: whoever spends then was not there before.
     """
     quota, lag = 200, 2.0
     policy = policy.but(lag=1.2 * lag)
@@ -158,31 +167,50 @@ def losing_writes(
         if back:
             wire.lead_to(second)
             hand.spend(20)
+        hand.spend(told)
         dying.spend(130)
         dying.kill()
+        if newcomer:
+            hand.close()
+            hand = Hand(guarding(made(wire.url), vendor.url, policy), vendor.url)
+            open_.callback(hand.close)
         wire.lead_to(first if back else second)
         until(lambda: hand.call() or vendor.true[MATCHES] >= quota, "more goes", lambda: hand.last)
         until(lambda: not hand.call() and vendor.true[MATCHES] >= quota, "all goes")
         return vendor.true[MATCHES], quota
 
 
+def real(url: str) -> RedisLedger:
+    """Return a ledger as users have it."""
+    return RedisLedger(url, lease=LEASE)
+
+
+@pytest.mark.parametrize("newcomer", [False, True], ids=["survivor", "newcomer"])
 @pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-def test_a_replica_that_lost_the_last_writes(exclusive: bool, tmp_path: Path) -> None:
+def test_a_replica_that_lost_the_last_writes(
+    exclusive: bool, newcomer: bool, tmp_path: Path
+) -> None:
     """Whose replication it is has changed: nothing goes until what was lost must show."""
     policy = POLICY.but(exclusive=exclusive)
-    true, quota = losing_writes(tmp_path, lambda url: RedisLedger(url, lease=LEASE), policy)
+    true, quota = losing_writes(tmp_path, real, policy, newcomer=newcomer)
     assert true == quota
 
 
 def test_believing_such_a_replica_overshoots(tmp_path: Path) -> None:
     """So the test above would see it."""
-    true, quota = losing_writes(tmp_path, credulous)
+    true, quota = losing_writes(tmp_path, credulous, newcomer=True)
     assert true > quota
+
+
+def test_a_survivor_knows_what_it_told(tmp_path: Path) -> None:
+    """Also where the user may not run INFO: books that know less of it have lost that."""
+    true, quota = losing_writes(tmp_path, credulous, told=30)
+    assert true == quota
 
 
 def test_back_to_a_server_that_missed_everything(tmp_path: Path) -> None:
     """Its books say nothing of having lost anything; those who were elsewhere know."""
-    true, quota = losing_writes(tmp_path, lambda url: RedisLedger(url, lease=LEASE), back=True)
+    true, quota = losing_writes(tmp_path, real, back=True)
     assert true == quota
 
 
@@ -240,3 +268,21 @@ def test_books_that_are_lost_with_their_holders(lost: str, tmp_path: Path) -> No
         finally:
             for one in dying:
                 one.kill()
+
+
+def test_for_how_long_nothing_goes(tmp_path: Path) -> None:
+    """The longer of the lease, and the lag and two seconds; then a poll is made first."""
+    with serving(tmp_path / "redis") as server, vendor_of(QUOTA) as vendor:
+        hand = Hand(guarding(RedisLedger(server.url, lease=LEASE), vendor.url), vendor.url)
+        try:
+            hand.spend(20)
+            server.ask("FLUSHALL")
+            until(lambda: not hand.call(), "it is seen", lambda: hand.last)
+            assert isinstance(hand.last, WaitTooLong)
+            began, polls = time.monotonic(), vendor.polls
+            assert hand.last.retry_after == pytest.approx(float(POLICY.lag) + 2.0, abs=0.3)  # type: ignore[arg-type] # seconds
+            until(hand.call, "more goes", lambda: hand.last)
+            assert time.monotonic() - began >= float(POLICY.lag) + 1.7  # type: ignore[arg-type] # as above
+            assert vendor.polls > polls
+        finally:
+            hand.close()
