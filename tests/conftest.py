@@ -272,7 +272,7 @@ PROOFS = (
 
 def proofs(told: list[tuple[str, object]]) -> Iterator[str]:
     """Yield what was proved, a line each."""
-    for name in ("storm", "fuzz", "crowd"):
+    for name in ("storm", "storm of redis", "fuzz", "crowd"):
         yield from (f"{name}, {value}" for one, value in told if one == name)
     for name, line in PROOFS:
         figures = [value for one, value in told if one == name]
