@@ -110,8 +110,11 @@ class Exchange:
         """Make of the record what the tickets ask for. It may be called again."""
         record = self.read(seen)
         local = self._ledger.clock.now()
-        if self._ledger.store.remote and self._anchor is not None:
-            record.corrected(seen, self._anchor, local.fast)
+        if self._ledger.store.remote:
+            if self._anchor is None:
+                record.compared(seen)
+            else:
+                record.corrected(seen, self._anchor, local.fast)
         now = record.now(seen)
         with self._account.lock:
             reports, posted, lanes = self._apply(record, now, local)

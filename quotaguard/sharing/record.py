@@ -167,6 +167,18 @@ class Record:
         if under > apart:
             self.fast += under
 
+    def compared(self, seen: Seen) -> None:
+        """Heed a jump forward of a server's clock that this host has not seen go before.
+
+        The walls of hosts tell it, roughly: where one is wrong *slow* stays behind for nothing,
+        and that only takes longer to heal.
+        """
+        gone = max(0.0, seen.now.wall - self.wall)
+        over = seen.now.slow + self.slow - (self.last[0] + gone)
+        if JUMP + gone * DRIFT < over < math.inf:
+            self.slow -= over
+            self.books.ahead.clear()
+
     def now(self, seen: Seen) -> Moment:
         """Return the books' time of this entry; it never goes back."""
         slow = max(self.last[0], seen.now.slow + self.slow)
