@@ -15,6 +15,7 @@ from crews import (
     LEASE,
     MATCHES,
     PATH,
+    POLICY,
     Crew,
     Hand,
     guarding,
@@ -190,6 +191,29 @@ def test_a_server_whose_clock_goes_back_an_hour(tmp_path: Path) -> None:
         assert crew.true <= QUOTA
         shift[0] = 0.0
         crew.exact()
+
+
+@pytest.mark.parametrize("jump", [2.0, 3600.0])
+def test_a_newcomer_after_the_clock_was_set(jump: float, tmp_path: Path) -> None:
+    """It has not seen that clock go; the wall tells it that so much time has not passed."""
+    quota, lag, shift = 200, 2.0, [0.0]
+    policy = POLICY.but(lag=1.2 * lag)
+    with ExitStack() as open_:
+        server = open_.enter_context(serving(tmp_path / "redis"))
+        vendor = open_.enter_context(vendor_of(quota, lag=lag, visible="fixed"))
+        made = setting(shift)
+        vendor.spend(10)  # which the first reading does not show, the cold reserve covers it
+        hands = [Hand(guarding(made(server.url), vendor.url, policy), vendor.url) for _ in range(2)]
+        for hand in hands:
+            open_.callback(hand.close)
+        hands[0].spend(110)
+        shift[0] = jump
+        until(
+            lambda: not (hands[1].call() or hands[0].call()) and vendor.true[MATCHES] >= quota,
+            "all goes",
+            lambda: hands[1].last,
+        )
+        assert vendor.true[MATCHES] == quota
 
 
 def setting(shift: list[float]) -> Callable[[str], Ledger]:
