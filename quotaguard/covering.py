@@ -36,7 +36,9 @@ def borrow(inner: Held, owner: Held | None) -> bool:
     need = inner._cost
     common = [name for name in need if name in owner._cost]
     with holder.lock:
-        if owner.state != "open" or owner._epoch != holder.epoch:
+        # Units are no longer its own once the lease is over, unless no ledger gave them.
+        lapsed = inner._spending.fast() >= holder.lease_until and not holder.lent
+        if owner.state != "open" or owner._epoch != holder.epoch or lapsed:
             return False
         parts = {name: min(need[name], owner._cost[name]) for name in common}
         asked = owner._asked

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["LOCK", "Forked", "follow"]
@@ -52,25 +53,38 @@ def follow(one: Forked, *, last: bool = False) -> None:
         (_STORES if last else _KNOWN).add(one)
 
 
+def _each(act: Callable[[Forked], None]) -> None:
+    """Do *act* with all of them, whatever becomes of one: none may stay locked."""
+    failed: Exception | None = None
+    for one in _FORKING:
+        try:
+            act(one)
+        except Exception as error:  # noqa: BLE001 - raised again, and shown by Python
+            failed = error
+    if failed is not None:
+        raise failed
+
+
 def _before_fork() -> None:
     LOCK.lock.acquire()
     _FORKING.extend([*_KNOWN, *_STORES])
-    for one in _FORKING:
-        one.before_fork()
+    _each(lambda one: one.before_fork())
 
 
 def _after_fork_in_parent() -> None:
-    for one in _FORKING:
-        one.after_fork_in_parent()
-    _FORKING.clear()
-    LOCK.lock.release()
+    try:
+        _each(lambda one: one.after_fork_in_parent())
+    finally:
+        _FORKING.clear()
+        LOCK.lock.release()
 
 
 def _after_fork_in_child() -> None:
     LOCK.lock = threading.Lock()  # the parent's stays locked by the thread that forked
-    for one in _FORKING:
-        one.after_fork_in_child()
-    _FORKING.clear()
+    try:
+        _each(lambda one: one.after_fork_in_child())
+    finally:
+        _FORKING.clear()
 
 
 if hasattr(os, "register_at_fork"):

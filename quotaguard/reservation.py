@@ -209,7 +209,8 @@ class Reservation(Held):
         self._probes, self._asked = granted.probes, granted.at
         self._take_over()
         if self.state is NEW:
-            self.state = VOID  # a listener has forked: this is the child
+            self._borrowed = None
+            return True  # void before it was ours: the lease ended, or a listener has forked
         self._spending.reserved(self._cost, self.priority)
         return not granted.lent and self._overslept()
 

@@ -222,18 +222,17 @@ class Spending:
         self.ledger_error = error
         if not isinstance(entry, Reserve):
             return Unreached(error)
-        holder, cost = self.holder, entry.cost
+        holder, cost, rank, terms = self.holder, entry.cost, entry.priority, self.terms
         with holder.lock:
-            now, books = holder.moment(), holder.books
-            free = entry.forced or self.policy.shadow
-            if free or goes_without(books, cost, holder.lent, now, self.terms):
+            now, books, lent = holder.moment(), holder.books, holder.lent
+            goes = goes_without(books, cost, rank, lent, now, terms, fresh=holder.fresh)
+            if goes or entry.forced or self.policy.shadow:
                 if lends:
                     holder.lend(entry.name, cost)
                 return Granted(lent=True)
             name, first = next(iter(cost.items()))
-            facts = books.facts(name, now, self.terms, priority=entry.priority, requested=first)
-        facts = replace(facts, reason=NO_LEDGER, retry_after=ASK_AGAIN)
-        return Unknown(facts, ASK_AGAIN)
+            facts = books.facts(name, now, terms, priority=rank, requested=first)
+        return Unknown(replace(facts, reason=NO_LEDGER, retry_after=ASK_AGAIN), ASK_AGAIN)
 
     def leave(self, act: Callable[[], object]) -> None:
         """Leave *act* to whoever posts next. Takes no lock.

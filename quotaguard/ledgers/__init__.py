@@ -82,6 +82,10 @@ class Holder(Protocol):
         """Seconds that a refusal may be remembered."""
 
     @property
+    def fresh(self) -> bool:
+        """Whether the books, where they are out of reach, were seen shortly before that."""
+
+    @property
     def books(self) -> Books:
         """The books as last seen, for reading under the lock."""
 

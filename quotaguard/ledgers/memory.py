@@ -137,6 +137,7 @@ class MemoryHolder:
     """One guard's place at the books of an account."""
 
     waits = False
+    fresh = True
     denies_for = lease_until = math.inf
 
     def __init__(self, account: _Account, terms: Terms, name: str) -> None:

@@ -83,15 +83,23 @@ def recall(books: Books, now: Moment) -> None:
     books.recalled = now.fast + RECALLED
 
 
-def distrust(books: Books, now: Moment, terms: Terms, seconds: float) -> None:
+def distrust(
+    books: Books, now: Moment, terms: Terms, seconds: float, *, since: float | None = None
+) -> None:
     """Grant nothing until what the books may have forgotten has ended and was read.
 
     A store that lost what it had acknowledged has lost grants, and spend, of holders
     that may be dead by now. The living tell their counts again. The others' leases end
-    within *seconds*, and what they spent shows after the lag (algorithm.md 6.2).
+    within *seconds*, and what they spend until then shows after the lag. (algorithm.md 6.2
+    holds for the longer of the two; that is enough only if all of them died at once.)
+
+    since: of the fast clock: what was lost is older. Where a poll was asked late enough
+    after that, whoever comes back knows no more than it.
     """
     lag = max((mine.lag for mine in terms.meters.values()), default=0.0)
-    until = now.fast + max(seconds, lag + SPARE)
+    until = (now.fast if since is None else since) + seconds + lag + SPARE
+    if books.asked_fast >= until:
+        return
     books.distrusted = max(until, -math.inf if books.distrusted is None else books.distrusted)
     # What a dead holder's last call costs may come later still: as after a cold start.
     books.cold_from = now.slow
@@ -103,9 +111,12 @@ def trust(books: Books, names: Iterable[str]) -> None:
     """Grant again: a reading that was asked late enough is about to be entered.
 
     What readings have taught of others until now is void for these meters: own units that
-    the living had not told yet looked like others', and are told by now.
+    the living had not told yet looked like others', and are told by now. A meter that it
+    leaves out is not known until one names it.
     """
     books.distrusted = None
+    for name in books.meters.keys() - set(names):
+        books.meters[name].read = False
     for name in names:
         meter = books.meter(name)
         meter.floor = meter.others = meter.lower = meter.drift_from = meter.ceiling = None

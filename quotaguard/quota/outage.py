@@ -14,25 +14,34 @@ __all__ = ["goes_without"]
 def goes_without(
     books: Books,
     cost: Mapping[str, int],
+    priority: str,
     lent: Mapping[str, int],
     now: Moment,
     terms: Terms,
+    *,
+    fresh: bool,
 ) -> bool:
     """Return whether a call of *cost* goes although nobody can enter it.
 
     books: as they were last seen. lent: units that this holder took in this outage.
+    fresh: the books were seen within a lease before it began.
 
-    ``open`` lets everything go and counts it. ``share`` lets go half of what was left,
-    divided by the holders of then: doorman's safe capacity. Each takes no more than that
-    share, so that together they stay within the quota unless holders came meanwhile.
+    ``open`` lets everything go and counts it. ``share`` lets go half of what was left above
+    the line of *priority*, divided by the holders of then: doorman's safe capacity. What
+    others drew since then is not known: it may go past the quota by as much, seldom more.
     """
     for name, count in cost.items():
         choice = terms.meters[name].policy.on_ledger_down
         if choice == "open" or not count:
             continue
-        if choice == "closed" or name not in books.meters or not books.meters[name].read:
+        meter = books.meters.get(name)
+        if choice == "closed" or not fresh or meter is None or not meter.read or meter.blocked:
+            return False
+        if books.distrusted is not None or books.age(name, now) > terms.meters[name].max_age:
             return False
         room = books.room(name, now, terms)
-        if room is not None and lent.get(name, 0) + count > room // (2 * max(1, active(books))):
-            return False
+        if room is not None:
+            room -= books.held_back(name, priority, now, terms)
+            if lent.get(name, 0) + count > room // (2 * max(1, active(books))):
+                return False
     return True

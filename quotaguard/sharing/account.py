@@ -74,8 +74,9 @@ class SharedAccount:
         self.clean = True
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
+        self._lost_at = math.inf
         self._down: tuple[float, LedgerUnavailable] | None = None
-        self.beat_at = self.look_at = math.inf
+        self.beat_at = self.look_at = self.rest_at = math.inf
 
     def forked(self) -> None:
         """Begin anew in a child: what its parent holds is not its own."""
@@ -103,6 +104,14 @@ class SharedAccount:
             return now
         gone = now.fast - anchor.local
         return Moment(anchor.slow + gone, anchor.fast + gone, now.wall)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the books were seen within a lease before they went out of reach."""
+        if self._anchor is None:
+            return False
+        lost_at = min(self._lost_at, self.clock.fast())
+        return lost_at - self._anchor.local < self._ledger.lease
 
     # -- posting ----------------------------------------------------------------
 
@@ -205,6 +214,7 @@ class SharedAccount:
     def _failed(self, *, unsure: bool) -> None:
         """Go on with what is in hand; without what was on its way back, if that may be there."""
         with self.lock:
+            self._lost_at = min(self._lost_at, self.clock.fast())
             for holder in self.holders:
                 end = holder.forfeit if unsure else holder.kept
                 end()
@@ -227,7 +237,7 @@ class SharedAccount:
                 raise
             self.record, self.text, self.version = done.record, done.text, version
             self.era = done.record.era
-            self.clean = True
+            self.clean, self._lost_at = True, math.inf
         for text in self._ledger.warnings():
             tickets[0].holder.degraded(text)
         for ticket in tickets:
@@ -258,7 +268,9 @@ class SharedAccount:
         self.born = done.record.born
         # Not as it was *sent*: whoever slept on the way would take that for a jump of theirs.
         self._anchor = Anchor(done.now.slow, done.now.fast, done.now.fast - done.ahead)
-        self.beat_at = math.inf
+        self.beat_at = self.rest_at = math.inf
+        if any(holder.idle for holder in self.holders):
+            self.rest_at = local + self._ledger.lease * IDLE / 2.0
         if any(holder.holds for holder in self.holders):
             self.beat_at = local + self._horizon(books, done.now)
 
@@ -304,13 +316,25 @@ class SharedAccount:
             self.serve()
         if fast >= self.beat_at:
             self.beat()
+        if fast >= self.rest_at:
+            with self.lock:
+                rested = self._rested(fast)
+            if rested:
+                self.beat()
         if not self.queue.busy:
             self.look_at = math.inf
         elif fast >= self.look_at or self.look_at == math.inf:
             if fast >= self.look_at:
                 self.look()
             self.look_at = fast + self._ledger.lease * LOOKS
-        return min(self.beat_at, self.look_at)
+        return min(self.beat_at, self.look_at, self.rest_at)
+
+    def _rested(self, fast: float) -> bool:
+        """Whether somebody holds lanes that no call has used for a while (under the lock)."""
+        idle = [holder for holder in self.holders if holder.idle]
+        self.rest_at = fast + self._ledger.lease * IDLE / 2.0 if idle else math.inf
+        rested = [holder.rests(fast, self._ledger.lease * IDLE) for holder in idle]
+        return any(rested)
 
     def give_back(self) -> None:
         """Tell all, and give back what no call has taken.

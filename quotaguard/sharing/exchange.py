@@ -135,7 +135,7 @@ class Exchange:
                 record = Record.read(seen.text)
             elif not seen.version:
                 record = Record.new(seen)
-                record.born = self._ledger.version()
+                record.bear(self._ledger.version(), seen)
             elif self._clean and seen.version == self._account.version:
                 record = self._account.record
             else:
@@ -161,7 +161,7 @@ class Exchange:
         the one in which this process left them: it is a server that missed all of that.
         """
         mine = [holder for holder in self._account.holders if holder.told]
-        lost = self._ledger.store.remote and bool(mine) and not seen.version
+        lost = bool(mine) and not seen.version
         if record.era != seen.era and record.era and seen.era:
             if self._ledger.store.remote:
                 lost = True
@@ -171,9 +171,12 @@ class Exchange:
         if self._ledger.store.remote and self._account.era and seen.era:
             lost = lost or self._account.era not in record.eras
         if lost:
-            terms = self._account.holders[0].terms
-            record.born = self._ledger.version()
-            distrust(record.books, record.now(seen), terms, self._ledger.lease)
+            record.bear(self._ledger.version(), seen)
+            for holder in self._account.holders:
+                self._distrust(record, record.now(seen), holder)
+
+    def _distrust(self, record: Record, now: Moment, holder: SharedHolder) -> None:
+        distrust(record.books, now, holder.terms, self._ledger.lease, since=record.born_at)
 
     def _apply(
         self, record: Record, now: Moment, local: Moment
@@ -216,18 +219,18 @@ class Exchange:
             return
         known = record.books.holders.get(holder.name)
         if known is not None:
-            if self._ledger.store.remote and _lacks(known, holder.told):
-                record.born = self._ledger.version()
-                distrust(record.books, now, holder.terms, self._ledger.lease)
+            if _lacks(known, holder.told):
+                record.born, record.born_at = self._ledger.version(), now.fast
+                self._distrust(record, now, holder)
             return
         lease, left = self._ledger.lease, holder.lease_until - local.fast
         same = record.born == self._account.born
+        if not same:
+            self._distrust(record, now, holder)
         if same or left <= 0.0 or (left < lease * NEAR and not holder.held):
             holder.lapsed(self._account.new_name())
             return
         holder.tell_anew()
-        if self._ledger.store.remote and left >= lease * NEAR:
-            distrust(record.books, now, holder.terms, lease)
 
 
 def _lacks(known: Mapping[str, Tally], told: Mapping[str, Tally]) -> bool:

@@ -114,6 +114,11 @@ class SharedHolder:
         refused = self._account.clock.fast() - self.refused_at
         return max(DENIES_FOR, min(DENIES_MOST, refused))
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the books, where they are out of reach, were seen shortly before that."""
+        return self._account.fresh
+
     def moment(self) -> Moment:
         """Return what time it is for the books, as far as this process knows."""
         return self._account.moment()

@@ -122,7 +122,7 @@ class SharedLedger:
 
     def attend(self, account: SharedAccount, *, now: bool = False) -> None:
         """Have the thread look after *account* when it is due."""
-        due = 0.0 if now or account.queue.busy else account.beat_at
+        due = 0.0 if now or account.queue.busy else min(account.beat_at, account.rest_at)
         if due < float("inf"):
             self._thread.attend(due)
 

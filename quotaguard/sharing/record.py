@@ -63,7 +63,7 @@ class Record:
     have another one.
     """
 
-    __slots__ = ("_texts", "books", "born", "eras", "fast", "last", "slow", "wall")
+    __slots__ = ("_texts", "books", "born", "born_at", "eras", "fast", "last", "slow", "wall")
 
     def __init__(self, books: Books, era: str = "") -> None:
         self.books = books
@@ -72,7 +72,7 @@ class Record:
         self.last = (-math.inf, -math.inf)
         self.wall = -math.inf
         self.eras = [era] if era else []
-        self.born = ""
+        self.born, self.born_at = "", 0.0
 
     @property
     def era(self) -> str:
@@ -105,7 +105,8 @@ class Record:
             record = cls(Books.of(state))
             record.eras = list(told["eras"])
             record.slow, record.fast, *last, record.wall = told["clock"]
-            record.last, record.born = (last[0], last[1]), told["born"]
+            record.last = (last[0], last[1])
+            record.born, record.born_at = told["born"]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             if isinstance(error, Unreadable):
                 raise
@@ -118,7 +119,7 @@ class Record:
         told: dict[str, Any] = {
             "format": FORMAT,
             "eras": self.eras,
-            "born": self.born,
+            "born": (self.born, self.born_at),
             "clock": (self.slow, self.fast, *self.last, self.wall),
             "books": self.books.state(meters=False),
         }
@@ -133,6 +134,10 @@ class Record:
             kept = numbers, f"{_write(name)}:{_write(meter.state())}"
             self._texts[name] = kept
         return kept[1]
+
+    def bear(self, name: str, seen: Seen) -> None:
+        """Give the books another name from now on: they are others than they were."""
+        self.born, self.born_at = name, self.now(seen).fast
 
     # -- time -------------------------------------------------------------------
 

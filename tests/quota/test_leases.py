@@ -135,7 +135,7 @@ def test_books_that_lost_writes_grant_nothing_until_a_poll_that_was_asked_later(
     """After the leases of the lost, and after the lag in which what they spent shows."""
     books = opened()
     distrust(books, at(0), TERMS, seconds)
-    until = max(seconds, LAG + SPARE)
+    until = seconds + LAG + SPARE
     assert isinstance(reserve(books, "one", 1, at(0)), Later)
     read(books, at(until - 0.1))
     assert not isinstance(reserve(books, "one", 1, at(until + 0.1)), Granted)
@@ -166,13 +166,16 @@ def test_whether_a_call_goes_without_the_books(
     books, mine = opened(), terms(on_ledger_down=choice)
     for number in range(1, holders):
         tend(books, f"h{number}", at(0), TERMS, LEASE)
-    assert goes_without(books, {"a": count}, {"a": lent}, at(0), mine) is goes
+    for fresh in (True, False):
+        went = goes_without(books, {"a": count}, "critical", {"a": lent}, at(0), mine, fresh=fresh)
+        assert went is (goes and (fresh or choice != "share" or not count))
 
 
 def test_nothing_goes_by_share_while_nothing_is_known() -> None:
     """Neither of a meter that was never read; unlimited ones go."""
-    assert not goes_without(Books(), {"a": 1}, {}, at(0), terms(on_ledger_down="share"))
+    mine = terms(on_ledger_down="share")
+    assert not goes_without(Books(), {"a": 1}, "critical", {}, at(0), mine, fresh=True)
     books = opened()
     books.meters["a"].limit = None
-    assert goes_without(books, {"a": 10**9}, {}, at(0), terms(on_ledger_down="share"))
+    assert goes_without(books, {"a": 10**9}, "critical", {}, at(0), mine, fresh=True)
     books.post("one", {}, Touch(), at(1), TERMS)
