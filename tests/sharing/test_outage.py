@@ -135,9 +135,9 @@ def test_share_lets_go_half_of_what_was_left_by_the_holders() -> None:
     world.other.account.give_back()
     world.one.guard.standing()
     world.cut()
-    world.lapse()
+    world.clock.advance(LEASE - 1.0)
     went = 0
-    while world.one.guard.check({MATCHES: 1}):
+    while world.one.guard.check({MATCHES: 1}, priority="critical"):
         world.one.spend()
         went += 1
     with pytest.raises(QuotaUnknown):
@@ -147,6 +147,20 @@ def test_share_lets_go_half_of_what_was_left_by_the_holders() -> None:
     world.one.guard.standing()
     assert world.other.guard.standing()[MATCHES].used == went + 2
     world.healed()
+
+
+def test_whoever_saw_the_books_long_ago_takes_no_share() -> None:
+    """Others may have spent all of it since then."""
+    world = World(on_ledger_down="share")
+    world.one.spend()
+    world.one.account.give_back()
+    for _ in range(QUOTA - 1):
+        world.other.spend()
+    world.clock.advance(LEASE + 1.0)
+    world.cut()
+    assert not world.one.guard.check({MATCHES: 1})
+    with pytest.raises(QuotaUnknown):
+        world.one.spend()
 
 
 def test_looking_says_that_the_ledger_is_down() -> None:
@@ -168,7 +182,7 @@ def test_check_says_yes_where_the_call_would_go() -> None:
     """It takes nothing of the share."""
     world = World(on_ledger_down="share")
     world.cut()
-    world.lapse()
+    world.clock.advance(LEASE - 1.0)
     for _ in range(100):
         assert world.one.guard.check({MATCHES: 1})
     world.one.spend()
