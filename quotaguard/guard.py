@@ -88,7 +88,8 @@ class Guard:
         clock: Clock | None = None,
     ) -> None:
         policy = Policy() if policy is None else policy
-        clock = clock or _SYSTEM_CLOCK
+        # Books and calls by one clock: a shared ledger may have been given its own.
+        clock = clock or getattr(ledger, "clock", None) or _SYSTEM_CLOCK
         if isinstance(provider, type) or not hasattr(provider, "read_stats"):
             made = "make one: Guard(FullContact(api_key=...))"
             raise ConfigError(f"Guard takes a provider, not {provider!r:.60}; {made}")

@@ -167,6 +167,8 @@ class Exchange:
                 lost = True
             else:
                 record.begun_anew(seen)
+        elif not self._ledger.store.remote and record.behind(seen):
+            record.begun_anew(seen)
         record.enters(seen.era)
         if self._ledger.store.remote and self._account.era and seen.era:
             lost = lost or self._account.era not in record.eras

@@ -184,7 +184,8 @@ def _mounts() -> str:
 
 def boot() -> str:
     """Return what names the time since this host was started, "" where nothing does."""
-    # Other systems have no id that stays: there a boot is told by clocks that begin anew.
+    # Other systems have no id that stays: there a boot is told by a clock that begins anew
+    # (`Record.behind`).
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, ValueError):

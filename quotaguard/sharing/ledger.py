@@ -32,6 +32,9 @@ LEASE = 30.0
 are of minutes, for capacity; a quota that a dead process holds should come back sooner."""
 
 
+SHORTEST = 0.1
+"""Seconds of a lease: slow exchanges take nearly as much."""
+
 FORKS_WITHIN = 12.0
 """Seconds that a fork waits for a lock: more than any exchange takes."""
 
@@ -49,8 +52,11 @@ class SharedLedger:
         self.store = store
         self.clock: Clock = clock or SystemClock()
         self.lease = seconds(lease, "lease")
-        if not self.lease > 0:
-            raise ConfigError("lease= is a time above 0 s: without one nothing can be held")
+        if not self.lease >= SHORTEST:
+            raise ConfigError(
+                f"lease= is {SHORTEST} s or more: what is granted must not be over before the "
+                "store has answered, or every call asks again"
+            )
         self._lock, self._exchanging = threading.Lock(), threading.Lock()
         self._taken: list[threading.Lock] = []
         self._accounts: dict[str, SharedAccount] = {}

@@ -156,6 +156,14 @@ class Record:
             self.books.rates.restart(slow)
             self.books.cold_from = slow
 
+    def behind(self, seen: Seen) -> bool:
+        """Whether the clock of this host is before the last entry: it has begun anew.
+
+        Where nothing names the boots of a host, nothing else tells of one. A host that was
+        up for longer by then than it was before is not noticed: its clock just goes on.
+        """
+        return seen.now.slow + self.slow < self.last[0] - JUMP
+
     def corrected(self, seen: Seen, anchor: Anchor, local: float) -> None:
         """Heed a jump of a server's clock, which this host has seen go since *anchor*.
 
