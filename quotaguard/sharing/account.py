@@ -21,6 +21,7 @@ from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted
 from quotaguard.sharing.exchange import Effect, Exchange, Ticket, undoing
 from quotaguard.sharing.holder import DENIES_FOR, SharedHolder
+from quotaguard.sharing.pausing import DOWN_FOR
 from quotaguard.sharing.record import Anchor, Record
 from quotaguard.sharing.store import Seen
 from quotaguard.waiting import Line
@@ -45,9 +46,6 @@ LOOKS = 1.0 / 120.0
 LATELY = 90.0
 """Seconds that tell how soon a quota will be gone: a rush may just have begun. Of fewer they
 tell too much: what is told at once was spent in a while."""
-
-DOWN_FOR = 0.5
-"""Seconds for which a store that failed is not asked again: its timeouts must not add up."""
 
 
 class SharedAccount:
@@ -75,7 +73,6 @@ class SharedAccount:
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
         self._lost_at = math.inf
-        self._down: tuple[float, LedgerUnavailable] | None = None
         self.beat_at = self.look_at = self.rest_at = math.inf
 
     def forked(self) -> None:
@@ -186,9 +183,6 @@ class SharedAccount:
 
     def _exchange(self, tickets: list[Ticket]) -> None:
         sent = self.clock.fast()
-        if self._down is not None and sent < self._down[0]:
-            self._soon()
-            raise LedgerUnavailable(self._down[1].args[0], store=self._ledger.store.name)
         own = [ticket.holder for ticket in tickets]
         others = [holder for holder in self.holders if holder.holds and holder not in own]
         tickets = [*tickets, *(Ticket(holder, Touch(), None, heard=False) for holder in others)]
@@ -197,12 +191,10 @@ class SharedAccount:
             version = self._ledger.exchange(self.account, self.version, exchange.turn)
         except LedgerUnavailable as error:
             self._failed(unsure=error.unsure)
-            self._down = sent + DOWN_FOR, error
             raise
         except BaseException:
             self._failed(unsure=True)
             raise
-        self._down = None
         self._written(version, exchange.effects[version], tickets, sent)
 
     def _soon(self) -> None:

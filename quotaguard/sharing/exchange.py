@@ -16,7 +16,7 @@ from quotaguard.quota.leases import distrust, tend
 from quotaguard.quota.readings import Moment
 from quotaguard.quota.verdicts import Due, Later, Verdict
 from quotaguard.sharing.holder import Report, SharedHolder
-from quotaguard.sharing.record import Anchor, Record, Unreadable
+from quotaguard.sharing.record import Anchor, Illegible, Record, Unreadable
 from quotaguard.sharing.store import Draft
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Exchange:
                 "Use the version that wrote them, or remove the record: "
                 "the next poll opens new books"
             )
-            raise LedgerUnavailable(msg, store=store.name) from None
+            raise Illegible(msg, store=store.name) from None
         # From here on it is changed, and only the text says what it was.
         self._clean = self._account.clean = False
         if seen.text is not None:

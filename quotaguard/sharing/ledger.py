@@ -16,6 +16,7 @@ from quotaguard.errors import ConfigError, LedgerUnavailable
 from quotaguard.forking import follow
 from quotaguard.quota.policy import seconds
 from quotaguard.sharing.account import SharedAccount
+from quotaguard.sharing.pausing import Pauses
 from quotaguard.sharing.thread import LedgerThread
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class SharedLedger:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
+        self._pauses = Pauses(self.clock)
         self._prefix = f"{socket.gethostname()}.{self._pid}.{os.urandom(3).hex()}"
         self._thread = LedgerThread(self, _leave)
 
@@ -105,7 +107,15 @@ class SharedLedger:
             LedgerUnavailable: see `Store.exchange`.
         """
         with self._exchanging:
-            return self.store.exchange(account, known, turn)
+            self._pauses.heed(account)
+            begun = self.clock.fast()
+            try:
+                version = self.store.exchange(account, known, turn)
+            except LedgerUnavailable as error:
+                self._pauses.failed(account, begun, error)
+                raise
+            self._pauses.worked(account)
+            return version
 
     def fault(self, error: Exception) -> LedgerUnavailable:
         """Return what is said of *error*, which a ledger raises as one kind whatever it is."""

@@ -12,6 +12,7 @@ import math
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from quotaguard.errors import LedgerUnavailable
 from quotaguard.quota.account import Books
 from quotaguard.quota.meter import MeterBooks
 from quotaguard.quota.readings import Moment
@@ -19,7 +20,7 @@ from quotaguard.quota.readings import Moment
 if TYPE_CHECKING:
     from quotaguard.sharing.store import Seen
 
-__all__ = ["FORMAT", "Anchor", "Record", "Unreadable"]
+__all__ = ["FORMAT", "Anchor", "Illegible", "Record", "Unreadable"]
 
 FORMAT = 1
 """Of the text. Another one is migrated here, or refused."""
@@ -44,6 +45,10 @@ _scalars = attrgetter(*(name for name in MeterBooks.__slots__ if name not in {"s
 
 class Unreadable(ValueError):
     """The text is not what this version writes."""
+
+
+class Illegible(LedgerUnavailable):
+    """The record of one account is `Unreadable`: the store is well, and so are the others."""
 
 
 class Anchor(NamedTuple):

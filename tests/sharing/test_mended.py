@@ -8,7 +8,8 @@ import pytest
 from shelves import LAG, MATCHES, Process, Provider, Shelf, shared
 
 from quotaguard import FullContact, Guard, Policy
-from quotaguard.errors import ConfigError, QuotaGuardError
+from quotaguard.errors import ConfigError, LedgerUnavailable, QuotaGuardError, QuotaUnknown
+from quotaguard.sharing.store import Draft
 from quotaguard.testing import FakeClock
 
 QUOTA = 100
@@ -65,3 +66,107 @@ def test_a_guard_goes_by_the_clock_of_its_ledger() -> None:
     provider, policy = FullContact("key"), Policy(**POLICY)  # type: ignore[arg-type] # settings
     assert Guard(provider, ledger=ledger, policy=policy)._spending.clock is clock
     assert Guard(provider, ledger=ledger, policy=policy, clock=own)._spending.clock is own
+
+
+# -- a store that hangs -------------------------------------------------------
+
+
+class Hanging:
+    """A shelf that lets every exchange wait, and its clients' timeout ends that."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self.clock = FakeClock()
+        self.shelf = Shelf(self.clock, remote=True)
+        self.provider = Provider(self.clock, QUOTA)
+        self.seconds = seconds
+        self.asked = 0
+        self.one = Process(self.shelf, self.provider)
+        self.guards = [self.guard(f"account {number}") for number in range(12)]
+
+    def guard(self, account: str) -> Guard:
+        """Return a guard of another account at the same ledger."""
+        provider, policy = FullContact("key", account=account), Policy(**POLICY)  # type: ignore[arg-type] # settings
+        made = Guard(provider, ledger=self.one.ledger, policy=policy)
+        made._spending.stats = self.provider  # type: ignore[assignment] # it fetches
+        return made
+
+    def hang(self) -> None:
+        """Let the next exchanges time out."""
+        self.shelf.before = self._timeout
+
+    def _timeout(self) -> None:
+        self.asked += 1
+        self.clock.advance(self.seconds)
+        raise LedgerUnavailable("shelf: it did not answer. Look at its log", store="shelf")
+
+    def refused(self) -> list[float]:
+        """Return after what time each account's call is refused."""
+        begun, told = self.clock.fast(), []
+        for guard in self.guards:
+            with pytest.raises(QuotaUnknown, match="cannot be reached"):
+                guard.reserve({MATCHES: 1}, max_wait=0).open()
+            told.append(self.clock.fast() - begun)
+        return told
+
+
+def test_the_timeouts_of_many_accounts_do_not_add_up() -> None:
+    """One of twelve waits for the server; half a second later the next one tries it."""
+    world = Hanging(seconds=1.0)
+    world.hang()
+    assert world.refused() == [1.0] * 12
+    assert world.asked == 1
+    world.clock.advance(0.6)
+    assert world.refused() == [1.0] * 12
+    assert world.asked == 2
+    world.shelf.before = lambda: None
+    world.clock.advance(0.6)
+    for guard in world.guards:
+        guard.reserve({MATCHES: 1}, max_wait=0).open().settle()
+
+
+def test_the_exit_waits_for_one_timeout_only() -> None:
+    """Whatever the number of accounts that hold something."""
+    world = Hanging(seconds=1.0)
+    for guard in world.guards:
+        guard.reserve({MATCHES: 1}, max_wait=0).open().settle()
+    world.hang()
+    begun = world.clock.fast()
+    world.one.ledger.close()
+    assert world.clock.fast() - begun == 1.0
+
+
+def test_one_record_that_nobody_can_read_stops_no_other_account() -> None:
+    """Also not where the store is slow, nor where it fails for that account alone."""
+    world = Hanging(seconds=1.0)
+    first, second = world.guards[:2]
+    second.refresh()
+    shelf = world.shelf
+    account = first._spending.terms.account
+    shelf.records[account] = Draft("1", "no books")
+    shelf.before = lambda: world.clock.advance(1.0)
+    with pytest.raises(QuotaUnknown) as caught:
+        first.reserve({MATCHES: 1}, max_wait=0).open()
+    assert "cannot be read" in str(caught.value.__cause__)
+    second.reserve({MATCHES: 1}, max_wait=0).open().settle()
+    asked = shelf.exchanges
+    with pytest.raises(QuotaUnknown):
+        first.reserve({MATCHES: 1}, max_wait=0).open()
+    assert shelf.exchanges == asked + 1
+    with pytest.raises(QuotaUnknown):
+        first.reserve({MATCHES: 1}, max_wait=0).open()
+    assert shelf.exchanges == asked + 1, "a record that cannot be read has a pause of its own"
+    second.standing()
+
+
+def test_what_fails_at_once_is_asked_for_other_accounts() -> None:
+    """It may be wrong with one account alone: a key of Redis that is no hash."""
+    world = Hanging(seconds=0.0)
+    first, second = world.guards[:2]
+    second.refresh()
+    world.hang()
+    with pytest.raises(QuotaUnknown):
+        first.reserve({MATCHES: 1}, max_wait=0).open()
+    world.shelf.before = lambda: None
+    with pytest.raises(QuotaUnknown):
+        first.reserve({MATCHES: 1}, max_wait=0).open()
+    second.reserve({MATCHES: 1}, max_wait=0).open().settle()
