@@ -339,7 +339,10 @@ class Guard:
         return found.state == "settled"
 
     def close(self) -> None:
-        """Close what the guard opened for polls. Reservations may still be ended."""
+        """Close what the guard opened for polls. Reservations may still be ended.
+
+        What is idle of a shared ledger goes back; a signal's handler leaves that to the exit.
+        """
         self._spending.stats.close()
         self._ledger.close()
 

@@ -16,6 +16,7 @@ from quotaguard.errors import ConfigError, LedgerUnavailable
 from quotaguard.forking import follow
 from quotaguard.quota.policy import seconds
 from quotaguard.sharing.account import SharedAccount
+from quotaguard.sharing.frames import interrupts
 from quotaguard.sharing.pausing import Pauses
 from quotaguard.sharing.thread import LedgerThread
 
@@ -83,8 +84,12 @@ class SharedLedger:
     def close(self) -> None:
         """Give back what this process does not use, and let go of the store.
 
-        Other guards may still use it: then it is opened again.
+        Other guards may still use it: then it is opened again. In a signal's handler that
+        has stopped a call half way it does nothing: the locks that this would wait for are
+        held below it. What is idle goes back later, as the process ends or by itself.
         """
+        if interrupts():
+            return
         self.heed_fork()
         for account in list(self._accounts.values()):
             with contextlib.suppress(LedgerUnavailable):

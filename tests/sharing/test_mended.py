@@ -170,3 +170,66 @@ def test_what_fails_at_once_is_asked_for_other_accounts() -> None:
     with pytest.raises(QuotaUnknown):
         first.reserve({MATCHES: 1}, max_wait=0).open()
     second.reserve({MATCHES: 1}, max_wait=0).open().settle()
+
+
+# -- a signal's handler closes -------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["exchange", "lock", "line", "guard"])
+def test_close_returns_in_a_signals_handler(point: str) -> None:
+    """It has stopped a call half way, which holds what closing would wait for."""
+    clock = FakeClock()
+    shelf, ran = Shelf(clock), []
+    one = Process(shelf, Provider(clock, QUOTA))
+    one.guard.refresh()
+    one.spend()
+    account = one.account
+    free = {"exchange": account.turn, "lock": account.lock, "line": account.queue._lock}
+
+    def handler() -> None:
+        """Stand for one: it runs above what it has stopped, in the same thread."""
+        assert point == "guard" or free[point].locked()
+        one.guard.close()
+        ran.append(point)
+
+    if point == "exchange":
+        shelf.before = handler
+    clock.fast, plain = lambda: (_strike(), plain())[1], clock.fast  # type: ignore[method-assign] # a clock that strikes
+
+    def _strike() -> None:
+        if point == "lock" and account.lock.locked() and not ran:
+            handler()
+        if point == "guard" and not ran:
+            handler()
+
+    if point == "line":
+        place = Striking(handler)
+        account.queue.stand((0.0, 1), frozenset(), None)
+        account.queue.stand(place, frozenset(), None)
+        account.queue.leave((0.0, 1))
+        account.queue.leave(place)
+    one.guard.standing()
+    one.spend()
+    assert ran
+    shelf.before = lambda: None
+    assert account.holders[0].idle
+    one.guard.close()
+    assert not account.holders[0].idle, "from the program itself it gives back"
+    assert one.guard.standing()[MATCHES].used == one.provider.true
+
+
+class Striking(tuple[float, int]):
+    """A place in line at which a signal comes while it is compared."""
+
+    __slots__ = ()
+    handler: Any = None
+
+    def __new__(cls, handler: Any) -> Striking:
+        cls.handler = handler
+        return super().__new__(cls, (0.0, 2))
+
+    def __gt__(self, other: object) -> bool:
+        handler, Striking.handler = Striking.handler, None
+        if handler is not None:
+            handler()
+        return super().__gt__(other)  # type: ignore[operator] # a place
