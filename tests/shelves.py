@@ -104,6 +104,9 @@ class Nobody:
         """Note it."""
         self.asked = at
 
+    def keep(self) -> None:
+        """The test does."""
+
     def stop(self) -> None:
         """Nothing runs."""
 

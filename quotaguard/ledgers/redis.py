@@ -323,7 +323,7 @@ class RedisLedger(SharedLedger):
         or a synchronous client of redis or valkey: of a server, of a cluster, or what
         Sentinel's ``master_for`` gives. Event loops never wait for it.
     lease: seconds for which a process may spend from its allotment without being heard of,
-        while the server cannot be reached.
+        while the server cannot be reached. 0.1 s or more.
 
     Raises:
         ConfigError: it is none of these, or the package is missing.

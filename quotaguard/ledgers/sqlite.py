@@ -324,6 +324,7 @@ class SQLiteLedger(SharedLedger):
     path: of the file, or a URL ``sqlite:///var/lib/app/quota.db``. It is created for this
         user alone, in a directory that others may not write to; not on a network file system.
     lease: seconds for which a process may spend from its allotment without being heard of.
+        0.1 s or more.
     durable: entries survive a loss of power, for a quarter of a millisecond each.
 
     Raises:

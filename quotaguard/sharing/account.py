@@ -128,7 +128,7 @@ class SharedAccount:
         except BaseException:
             self.drop(ticket)
             raise
-        self._ledger.attend(self)
+        self._ledger.attend(self, now=bool(self.tickets))
         return ticket.result()
 
     def hand_in(self, holder: SharedHolder, entry: Entry, waiter: Waiter | None) -> Ticket:

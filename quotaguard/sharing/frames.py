@@ -6,15 +6,15 @@ from traceback import walk_stack
 
 __all__ = ["interrupts"]
 
-_APART = ("quotaguard.testing", "quotaguard.cli")
-"""They hold no locks, and run what others have written."""
+_APART = ("quotaguard.testing", "quotaguard.cli", "quotaguard.clients")
+"""They hold no locks themselves, and run what others have written."""
 
 
 def interrupts() -> bool:
     """Whether this thread is in a call of ours already, below what has called us now.
 
     That may hold any of our locks, and cannot let go of them before we return. True, too,
-    where a guarded function or a listener calls us, which only makes us careful.
+    where a listener calls us, which only makes us careful.
     """
     called = False
     for frame, _ in walk_stack(None):

@@ -37,6 +37,11 @@ are of minutes, for capacity; a quota that a dead process holds should come back
 SHORTEST = 0.1
 """Seconds of a lease: slow exchanges take nearly as much."""
 
+THREADLESS = (
+    "no thread can be started. Event loops cannot ask the ledger, and leases are renewed by calls "
+    "alone. Look at the limits of processes and memory (ulimit -u, ulimit -v, the container's)"
+)
+
 FORKS_WITHIN = 12.0
 """Seconds that a fork waits for a lock: more than any exchange takes."""
 
@@ -70,6 +75,8 @@ class SharedLedger:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._pauses = Pauses(self.clock)
+        self._warnings: list[str] = []
+        self._threadless = False
         self._prefix = f"{socket.gethostname()}.{self._pid}.{os.urandom(3).hex()}"
         self._thread = LedgerThread(self, _leave)
 
@@ -94,6 +101,7 @@ class SharedLedger:
         for account in list(self._accounts.values()):
             with contextlib.suppress(LedgerUnavailable):
                 account.give_back()
+        self._thread.keep()
         self.store.close()
 
     def __repr__(self) -> str:
@@ -134,8 +142,8 @@ class SharedLedger:
 
     def warnings(self) -> list[str]:
         """Return what whoever runs the store should know, each once."""
-        told: list[str] = getattr(self.store, "warnings", [])
-        return [told.pop(0) for _ in range(len(told))]
+        stores: list[str] = getattr(self.store, "warnings", [])
+        return [told.pop(0) for told in (self._warnings, stores) for _ in range(len(told))]
 
     def version(self) -> str:
         """Return the name of a text: no two have the same, whatever a store forgets."""
@@ -144,8 +152,34 @@ class SharedLedger:
     def attend(self, account: SharedAccount, *, now: bool = False) -> None:
         """Have the thread look after *account* when it is due."""
         due = 0.0 if now or account.queue.busy else min(account.beat_at, account.rest_at)
-        if due < float("inf"):
-            self._thread.attend(due)
+        if due < float("inf") and self._thread.attend(due):
+            if not self._threadless:
+                self._threadless = True
+                self._warnings.append(f"{self.store.name}: {THREADLESS}")
+            self._unattended(account)
+
+    def _unattended(self, account: SharedAccount) -> None:
+        """Tell the event loops that wait for the thread that there is none."""
+        # Whoever has the turn comes here after it.
+        if account.turn.acquire(blocking=False):
+            try:
+                for ticket in tuple(account.tickets):
+                    if ticket.waiter is not None or ticket.keeps:
+                        told = f"{self.store.name}: {THREADLESS}"
+                        ticket.end(LedgerUnavailable(told, store=self.store.name))
+                        account.tickets.remove(ticket)
+            finally:
+                account.turn.release()
+
+    def keeps(self) -> bool:
+        """Whether it holds something that the books still take for its own."""
+        fast = self.clock.fast()
+        for account in list(self._accounts.values()):
+            with account.lock:
+                mine = [one for one in account.holders if fast < one.lease_until]
+                if account.tickets or any(one.holds for one in mine):
+                    return True
+        return False
 
     def tend(self) -> float:
         """Do what is due for every account; return when the next is, by the fast clock."""

@@ -2,7 +2,8 @@
 
 It is started by the first holder that holds something, never at import, and is not
 there in a child that was forked until that does. Stores block; event loops never wait
-for one, and Ctrl-C never reaches this thread.
+for one, and Ctrl-C never reaches this thread. A ledger that was dropped while it holds
+something lives until it has given that back.
 """
 
 from __future__ import annotations
@@ -34,24 +35,57 @@ class LedgerThread:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._kept: SharedLedger | None = None
         self._next = 0.0
         self._over = False
 
-    def attend(self, at: float) -> None:
-        """See to it that the ledger is looked after at this time of the fast clock."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="quotaguard-ledger", daemon=True
-                    )
-                    self._thread.start()
-                    # A forked child of multiprocessing ends without Python's exit hooks.
-                    ends = sys.modules.get("multiprocessing.util")
-                    if ends is not None:
-                        ends.Finalize(None, self._leave, exitpriority=0)
+    def attend(self, at: float) -> bool:
+        """See to it that the ledger is looked after at this time of the fast clock.
+
+        Return whether nobody does that: no thread could be started, the next time may be better.
+        """
+        # From here on, not from when the thread comes to it: nobody else may have it by then.
+        self._kept = self._ledger()
+        if self._thread is None and not self._started():
+            return True
         if at < self._next:
             self._wake.set()
+        return False
+
+    def _started(self) -> bool:
+        with self._lock:
+            return self._thread is not None or self._begun()
+
+    def _begun(self) -> bool:
+        thread = threading.Thread(target=self._run, name="quotaguard-ledger", daemon=True)
+        try:
+            self.start(thread)
+        except RuntimeError:
+            # The limit of processes or of memory; from Python 3.12 on also an exit under way.
+            self._kept = None
+            return False
+        self._thread = thread
+        # A forked child of multiprocessing ends without Python's exit hooks.
+        ends = sys.modules.get("multiprocessing.util")
+        if ends is not None:
+            ends.Finalize(None, self._leave, exitpriority=0)
+        return True
+
+    @staticmethod
+    def start(thread: threading.Thread) -> None:
+        """Start the thread."""
+        thread.start()
+
+    def keep(self) -> None:
+        """Keep the ledger alive as long as it holds something that only it can give back.
+
+        Whoever dropped it has no more use for that; others would wait for its lease.
+        """
+        # In this order: what is taken up meanwhile is seen, or its `attend` comes later.
+        self._kept = None
+        ledger = self._ledger()
+        if ledger is not None and ledger.keeps():
+            self._kept = ledger
 
     def stop(self) -> None:
         """Let the thread end."""
@@ -70,6 +104,7 @@ class LedgerThread:
             if ledger is None:
                 return
             due = ledger.tend()
+            self.keep()
             del ledger
             self._next = due
             self._clock.wait(self._wake, min(LONGEST, max(0.0, due - self._clock.fast())))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any, Self
 
+import anyio
+import anyio.to_thread
 import pytest
 from shelves import LAG, MATCHES, Process, Provider, Shelf, shared
 
-from quotaguard import FullContact, Guard, Policy
+from quotaguard import FullContact, Guard, Policy, QuotaExhausted
+from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable, QuotaGuardError, QuotaUnknown
+from quotaguard.guard import _SYSTEM_CLOCK
+from quotaguard.ledgers.sqlite import SQLiteLedger
+from quotaguard.opened import shared_ledger
+from quotaguard.quota.events import Degraded, Event
+from quotaguard.sharing.ledger import SharedLedger
 from quotaguard.sharing.store import Draft
 from quotaguard.testing import FakeClock
 
 QUOTA = 100
 
-POLICY = {"lag": LAG, "late": LAG, "cold_reserve": 0, "warn_at": ()}
+POLICY: dict[str, Any] = {"lag": LAG, "late": LAG, "cold_reserve": 0, "warn_at": ()}
 
 
 # -- clocks -------------------------------------------------------------------
@@ -63,7 +76,7 @@ def test_a_guard_goes_by_the_clock_of_its_ledger() -> None:
     """Whoever gives the ledger a clock need not give it to every guard, too."""
     clock, own = FakeClock(), FakeClock()
     ledger = shared(Shelf(clock), clock)
-    provider, policy = FullContact("key"), Policy(**POLICY)  # type: ignore[arg-type] # settings
+    provider, policy = FullContact("key"), Policy(**POLICY)
     assert Guard(provider, ledger=ledger, policy=policy)._spending.clock is clock
     assert Guard(provider, ledger=ledger, policy=policy, clock=own)._spending.clock is own
 
@@ -85,7 +98,7 @@ class Hanging:
 
     def guard(self, account: str) -> Guard:
         """Return a guard of another account at the same ledger."""
-        provider, policy = FullContact("key", account=account), Policy(**POLICY)  # type: ignore[arg-type] # settings
+        provider, policy = FullContact("key", account=account), Policy(**POLICY)
         made = Guard(provider, ledger=self.one.ledger, policy=policy)
         made._spending.stats = self.provider  # type: ignore[assignment] # it fetches
         return made
@@ -194,13 +207,14 @@ def test_close_returns_in_a_signals_handler(point: str) -> None:
 
     if point == "exchange":
         shelf.before = handler
-    clock.fast, plain = lambda: (_strike(), plain())[1], clock.fast  # type: ignore[method-assign] # a clock that strikes
+    plain = clock.fast
 
-    def _strike() -> None:
-        if point == "lock" and account.lock.locked() and not ran:
+    def striking() -> float:
+        if not ran and (point == "guard" or (point == "lock" and account.lock.locked())):
             handler()
-        if point == "guard" and not ran:
-            handler()
+        return plain()
+
+    clock.fast = striking  # type: ignore[method-assign] # a signal comes as it is read
 
     if point == "line":
         place = Striking(handler)
@@ -211,7 +225,7 @@ def test_close_returns_in_a_signals_handler(point: str) -> None:
     one.guard.standing()
     one.spend()
     assert ran
-    shelf.before = lambda: None
+    shelf.before, clock.fast = lambda: None, plain  # type: ignore[method-assign] # as before
     assert account.holders[0].idle
     one.guard.close()
     assert not account.holders[0].idle, "from the program itself it gives back"
@@ -224,7 +238,7 @@ class Striking(tuple[float, int]):
     __slots__ = ()
     handler: Any = None
 
-    def __new__(cls, handler: Any) -> Striking:
+    def __new__(cls, handler: Any) -> Self:
         cls.handler = handler
         return super().__new__(cls, (0.0, 2))
 
@@ -233,3 +247,175 @@ class Striking(tuple[float, int]):
         if handler is not None:
             handler()
         return super().__gt__(other)  # type: ignore[operator] # a place
+
+
+# -- no thread ----------------------------------------------------------------
+
+
+def refuse(thread: threading.Thread) -> None:
+    """Do as the system does at its limit of processes."""
+    raise RuntimeError("can't start new thread")
+
+
+class Threadless:
+    """A ledger in a process that may start no thread."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        self.ledger = SQLiteLedger(path / "quota.db")
+        self.begin = self.ledger._thread.start
+        self.ledger._thread.start = refuse  # type: ignore[method-assign] # the system's
+        self.provider = Provider(self.ledger.clock, QUOTA)  # type: ignore[arg-type] # a clock
+        self.told: list[Event] = []
+        self.guard = Guard(
+            FullContact("key"),
+            ledger=self.ledger,
+            policy=Policy(**(POLICY | settings)),
+            listeners=[self.told.append],
+        )
+        self.guard._spending.stats = self.provider  # type: ignore[assignment] # it fetches
+
+    def degraded(self) -> list[str]:
+        """Return what was told of the ledger."""
+        return [event.reason for event in self.told if isinstance(event, Degraded)]
+
+
+def test_threads_go_on_without_the_ledgers_own(tmp_path: Path) -> None:
+    """They post by themselves; it is told once, and started as soon as that works."""
+    world = Threadless(tmp_path)
+    for _ in range(20):
+        with world.guard.reserve({MATCHES: 1}, max_wait=0) as held:
+            world.provider.charge()
+            held.settle()
+        world.guard.record({MATCHES: 1})
+        world.provider.charge()
+        world.guard.standing()
+    assert world.guard.standing()[MATCHES].used == world.provider.true == 40
+    assert len(world.degraded()) == 1
+    assert "no thread can be started" in world.degraded()[0]
+    assert world.ledger._thread._thread is None
+    world.ledger._thread.start = world.begin  # type: ignore[method-assign] # as before
+    world.guard.standing()
+    thread = world.ledger._thread._thread
+    assert thread is not None
+    assert thread.is_alive()
+    world.ledger.close()
+
+
+@pytest.mark.anyio
+async def test_event_loops_do_not_wait_for_a_thread_that_is_not_there(tmp_path: Path) -> None:
+    """As a store that is down: the policy decides, and then it goes on."""
+    world = Threadless(tmp_path)
+    for _ in range(2):
+        with anyio.fail_after(5), pytest.raises(QuotaUnknown) as caught:
+            await world.guard.reserve({MATCHES: 1}, max_wait=0).aopen()
+        assert "no thread can be started" in str(caught.value.__cause__)
+    with anyio.fail_after(5), pytest.raises(LedgerUnavailable, match="ulimit -u"):
+        await world.guard.astanding()
+    world.ledger._thread.start = world.begin  # type: ignore[method-assign] # as before
+    with anyio.fail_after(5):
+        async with world.guard.reserve({MATCHES: 1}, max_wait=0) as held:
+            world.provider.charge()
+            held.settle()
+        assert (await world.guard.astanding())[MATCHES].used == 1
+        await world.guard.aclose()
+
+
+@pytest.mark.anyio
+async def test_event_loops_that_may_go_without_the_ledger_do(tmp_path: Path) -> None:
+    """`on_ledger_down` says so; what they spent is told by whoever can."""
+    world = Threadless(tmp_path, on_ledger_down="open")
+    for _ in range(3):
+        with anyio.fail_after(5):
+            async with world.guard.reserve({MATCHES: 1}, max_wait=0) as held:
+                world.provider.charge()
+                held.settle()
+    assert len(world.degraded()) == 1
+    await anyio.to_thread.run_sync(world.guard.standing)
+    assert world.guard._spending.holder.books.meters[MATCHES].known() == 3
+    world.ledger.close()
+
+
+# -- a ledger that was dropped -------------------------------------------------
+
+
+def test_guards_made_for_each_request_share_what_they_hold(tmp_path: Path) -> None:
+    """Each is dropped after its call, and the garbage collected."""
+    url, provider = f"sqlite://{tmp_path}/quota.db", Provider(SystemClock(), QUOTA)  # type: ignore[arg-type] # a clock
+
+    def request() -> SharedLedger:
+        policy = Policy(**POLICY)
+        guard = Guard(FullContact("key"), ledger=url, policy=policy)
+        guard._spending.stats = provider  # type: ignore[assignment] # it fetches
+        with guard.reserve({MATCHES: 1}, max_wait=0, priority="critical") as held:
+            provider.charge()
+            held.settle()
+        return guard._ledger  # type: ignore[return-value] # it is shared
+
+    seen = set()
+    for _ in range(QUOTA):
+        seen.add(repr(request()._prefix))
+        gc.collect()
+    assert len(seen) == 1
+    with pytest.raises(QuotaExhausted):
+        request()
+    shared_ledger(url, _SYSTEM_CLOCK).close()
+
+
+def test_a_ledger_that_was_dropped_gives_back_and_goes(tmp_path: Path) -> None:
+    """What is idle in it goes back soon; then there is no thread, and nothing is open."""
+    path = tmp_path / "quota.db"
+    ledger = SQLiteLedger(path, lease=0.3)
+    provider = Provider(ledger.clock, QUOTA)  # type: ignore[arg-type] # a clock
+    guard = Guard(FullContact("key"), ledger=ledger, policy=Policy(**POLICY))
+    guard._spending.stats = provider  # type: ignore[assignment] # it fetches
+    with guard.reserve({MATCHES: 1}, max_wait=0) as held:
+        provider.charge()
+        held.settle()
+    thread, dropped = ledger._thread._thread, weakref.ref(ledger)
+    assert thread is not None
+    del ledger, guard, held
+    gc.collect()
+    assert dropped() is not None, "it holds something"
+    end = time.monotonic() + 20.0
+    while thread.is_alive() and time.monotonic() < end:
+        gc.collect()
+        thread.join(0.01)
+    assert not thread.is_alive()
+    assert dropped() is None
+    with Guard(FullContact("key"), ledger=SQLiteLedger(path), policy=Policy(**POLICY)) as other:
+        row = other.standing()[MATCHES]
+        assert (row.used, row.reserved) == (1, 0)
+        assert other._spending.holder.books.meters[MATCHES].held == 0
+
+
+def test_nobody_is_kept_for_a_store_that_stays_away() -> None:
+    """A ledger that was dropped goes at the end of its lease, whatever it could not tell."""
+    clock = FakeClock()
+    shelf = Shelf(clock)
+    one = Process(shelf, Provider(clock, QUOTA))
+    one.guard.refresh()
+    one.spend()
+    assert one.ledger.keeps()
+    shelf.faults.extend(["down"] * 9)
+    clock.advance(31.0)
+    one.tend()
+    assert not one.ledger.keeps()
+
+
+def test_a_guarded_function_may_close(tmp_path: Path) -> None:
+    """Its call is no call that a signal has stopped: no lock is held below it."""
+    ledger = SQLiteLedger(tmp_path / "quota.db")
+    guard = Guard(FullContact("key"), ledger=ledger, policy=Policy(**POLICY))
+    provider = Provider(ledger.clock, QUOTA)  # type: ignore[arg-type] # a clock
+    guard._spending.stats = provider  # type: ignore[assignment] # it fetches
+    holder: Any = guard._spending.holder
+
+    @guard.limit({MATCHES: 1})
+    def call() -> bool:
+        provider.charge()
+        assert holder.idle
+        guard.close()
+        return bool(holder.idle)
+
+    assert not call()
+    ledger.close()
