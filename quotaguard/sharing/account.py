@@ -43,6 +43,9 @@ IDLE = 1.0 / 6.0
 LOOKS = 1.0 / 120.0
 """Of the lease, between two looks whether others have changed what callers here wait for."""
 
+LATE_ANSWERS = 3
+"""In a row, after which a store is as good as down."""
+
 LATELY = 90.0
 """Seconds that tell how soon a quota will be gone: a rush may just have begun. Of fewer they
 tell too much: what is told at once was spent in a while."""
@@ -69,6 +72,7 @@ class SharedAccount:
         self.lost: deque[Ticket] = deque()
         self.version, self.text, self.born = "", "", ""
         self.era = ""
+        self._late = 0
         self.clean = True
         self.record = Record.new(Seen("", None, self.clock.now(), ""))
         self._anchor: Anchor | None = None
@@ -195,7 +199,18 @@ class SharedAccount:
         except BaseException:
             self._failed(unsure=True)
             raise
+        self._in_time(self.clock.fast() - sent)
         self._written(version, exchange.effects[version], tickets, sent)
+
+    def _in_time(self, took: float) -> None:
+        """Give up a store that answers when the lease is over: one would ask it for ever."""
+        lease, store = self._ledger.lease, self._ledger.store.name
+        self._late = self._late + 1 if took >= lease else 0
+        if self._late >= LATE_ANSWERS:  # a machine that was suspended makes one
+            self._failed(unsure=True)
+            msg = f"{store}: its answers take {took:.3g} s, and the lease is {lease:g} s"
+            msg = f"{msg}: what is granted is over as it comes. Give the ledger a longer lease="
+            raise LedgerUnavailable(msg, store=store, unsure=True)
 
     def _soon(self) -> None:
         """After a failure, tell it soon if there is something: perhaps nobody calls meanwhile."""

@@ -72,6 +72,29 @@ def test_a_lease_is_longer_than_an_exchange() -> None:
     assert shared(Shelf(clock), clock, 0.1).lease == 0.1
 
 
+def test_a_store_that_takes_longer_than_the_lease_is_as_good_as_down() -> None:
+    """One would ask again for ever; once it is faster all is well."""
+    world = Hanging(seconds=31.0)
+    world.one.guard.refresh()
+    asked = world.shelf.exchanges
+    world.shelf.before = lambda: world.clock.advance(31.0)
+    with pytest.raises(QuotaUnknown) as caught:
+        world.one.spend()
+    assert "the lease is 30 s" in str(caught.value.__cause__)
+    assert world.shelf.exchanges <= asked + 4
+    with pytest.raises(QuotaUnknown):
+        world.one.spend()
+    world.shelf.before = lambda: None
+    world.clock.advance(1.0)
+    world.one.spend()
+    for _ in range(2):
+        world.clock.advance(60.0)
+        world.one.guard.refresh()
+        world.one.account.give_back()
+    meter = world.one.books.meters[MATCHES]
+    assert (meter.held, meter.likely()) == (0, world.provider.true)
+
+
 def test_a_guard_goes_by_the_clock_of_its_ledger() -> None:
     """Whoever gives the ledger a clock need not give it to every guard, too."""
     clock, own = FakeClock(), FakeClock()
