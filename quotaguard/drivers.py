@@ -144,10 +144,8 @@ class _Caller:
     def handed_over(self, ask: Poll) -> Answer | None:
         """Give the poll to the background thread, where the guard has one."""
         self.step_out()
-        if ask.here or not self.spending.background:
-            return None
-        BACKGROUND.poll(self.spending, ask)
-        return Answer()
+        given = not ask.here and self.spending.background and BACKGROUND.poll(self.spending, ask)
+        return Answer() if given else None
 
     def own_loop_polls(self, ask: Sleep) -> bool:
         """Whether a thread would wait for a poll that its own event loop must finish."""
@@ -305,15 +303,26 @@ class _Background:
         self._jobs: queue.SimpleQueue[tuple[Spending, Poll]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def poll(self, spending: Spending, ask: Poll) -> None:
-        """Carry out the poll soon. Whoever needs it waits for the books to change."""
+    def poll(self, spending: Spending, ask: Poll) -> bool:
+        """Carry out the poll soon. Whoever needs it waits for the books to change.
+
+        False where no thread can be started: then the caller polls, as without *background*.
+        """
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._run, name="quotaguard-polls", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="quotaguard-polls", daemon=True)
+                try:
+                    self.start(thread)
+                except RuntimeError:  # the limit of processes, or the interpreter ends
+                    return False
+                self._thread = thread
         self._jobs.put((spending, ask))
+        return True
+
+    @staticmethod
+    def start(thread: threading.Thread) -> None:
+        """Start the thread."""
+        thread.start()
 
     def _run(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 from shelves import LAG, MATCHES, Process, Provider, Shelf, shared
 
-from quotaguard import FullContact, Guard, Policy, QuotaExhausted
+from quotaguard import FullContact, Guard, Policy, QuotaExhausted, drivers
 from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, LedgerUnavailable, QuotaGuardError, QuotaUnknown
 from quotaguard.guard import _SYSTEM_CLOCK
@@ -358,6 +358,23 @@ async def test_event_loops_that_may_go_without_the_ledger_do(tmp_path: Path) -> 
     world.ledger.close()
 
 
+def test_a_caller_polls_where_no_thread_can_be_started() -> None:
+    """`background` asks for one, and a call never raises but a refusal."""
+    clock = FakeClock()
+    provider = Provider(clock, QUOTA)
+    policy = Policy(**POLICY)
+    guard = Guard(FullContact("key"), policy=policy, clock=clock, background=True)
+    guard._spending.stats = provider  # type: ignore[assignment] # it fetches
+    there, drivers.BACKGROUND = drivers.BACKGROUND, drivers._Background()
+    try:
+        drivers.BACKGROUND.start = refuse  # type: ignore[method-assign] # the system's
+        with guard.reserve({MATCHES: 1}, max_wait=0) as held:
+            held.settle()
+    finally:
+        drivers.BACKGROUND = there
+    assert guard.standing()[MATCHES].used == 1
+
+
 # -- a ledger that was dropped -------------------------------------------------
 
 
@@ -375,9 +392,10 @@ def test_guards_made_for_each_request_share_what_they_hold(tmp_path: Path) -> No
         return guard._ledger  # type: ignore[return-value] # it is shared
 
     seen = set()
-    for _ in range(QUOTA):
-        seen.add(repr(request()._prefix))
-        gc.collect()
+    for number in range(QUOTA):
+        seen.add(request()._prefix)
+        if number % 10 == 0:
+            gc.collect()
     assert len(seen) == 1
     with pytest.raises(QuotaExhausted):
         request()
