@@ -12,7 +12,7 @@ from quotaguard.clock import SystemClock
 from quotaguard.errors import ConfigError, Refusal
 from quotaguard.ledgers.memory import MemoryLedger
 from quotaguard.logs import LogListener
-from quotaguard.opened import shared_ledger
+from quotaguard.opened import checked, shared_ledger
 from quotaguard.opening import full_check, quick_check
 from quotaguard.quota.admission import looking, refreshing
 from quotaguard.quota.entries import Touch
@@ -388,7 +388,7 @@ class Guard:
 
 def _ledger_of(ledger: str | Ledger, clock: Clock) -> Ledger:
     if not isinstance(ledger, str):
-        return ledger
+        return checked(ledger)
     if ledger != "memory://":
         return shared_ledger(ledger, clock)
     if clock is _SYSTEM_CLOCK:

@@ -11,9 +11,10 @@ from quotaguard.errors import ConfigError
 
 if TYPE_CHECKING:
     from quotaguard.clock import Clock
+    from quotaguard.ledgers import Ledger
     from quotaguard.sharing.ledger import SharedLedger
 
-__all__ = ["shared_ledger"]
+__all__ = ["checked", "shared_ledger"]
 
 _OPENED: weakref.WeakValueDictionary[tuple[str, int], SharedLedger] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
@@ -28,6 +29,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 SERVERS = ("redis", "rediss", "valkey", "valkeys", "unix")
+
+
+def checked(ledger: Ledger) -> Ledger:
+    """Return *ledger* if it is one.
+
+    Raises:
+        ConfigError: it is a path, a client, a class, or nothing at all.
+    """
+    if not isinstance(ledger, type) and callable(getattr(ledger, "holder", None)):
+        return ledger
+    kind = ledger.__name__ if isinstance(ledger, type) else type(ledger).__name__
+    advice = 'give it a URL, ledger="sqlite:///var/lib/app/quota.db", or an object'
+    if hasattr(ledger, "__fspath__"):
+        advice = "make one of it: ledger=SQLiteLedger(path)"
+    elif hasattr(ledger, "execute_command"):
+        advice = "make one of it: ledger=RedisLedger(client)"
+    elif ledger is None:
+        advice += "; is a variable of the environment not set?"
+    raise ConfigError(f"ledger= is no {kind}: {advice}")
 
 
 def shared_ledger(url: str, clock: Clock) -> SharedLedger:

@@ -253,6 +253,8 @@ class RedisStore:
         if code in FAULTS:
             return self._unavailable(*FAULTS[code])
         if code:
+            if "DB index" in str(error):
+                return self._unavailable("it has no such db", "Look at the number in the URL")
             return self._unavailable("it refused the script", "Redis 6.2 or Valkey is needed")
         return self._unavailable(f"it cannot be reached ({reason_of(error)})", "Is it running?")
 

@@ -37,6 +37,11 @@ __all__ = ["SharedAccount"]
 QUIET = (Reserve, Check, Touch)
 """Entries that nobody waits for: they never give anybody more."""
 
+FORGOT = (
+    "the store may have lost what it had acknowledged (a restart, a failover, a deleted file): "
+    "nothing is granted for {:.0f} s, and until a poll after that"
+)
+
 IDLE = 1.0 / 6.0
 """Of the lease, after which a lane that nobody took from goes back: 5 s of 30."""
 
@@ -201,6 +206,8 @@ class SharedAccount:
             raise
         self._in_time(self.clock.fast() - sent)
         self._written(version, exchange.effects[version], tickets, sent)
+        if exchange.holds is not None:
+            tickets[0].holder.degraded(FORGOT.format(exchange.holds))
 
     def _in_time(self, took: float) -> None:
         """Give up a store that answers when the lease is over: one would ask it for ever."""

@@ -105,6 +105,7 @@ class Exchange:
         self._clean = account.clean
         self._texts = {account.version: account.text}
         self.effects: dict[str, Effect] = {}
+        self.holds: float | None = None
 
     def turn(self, seen: Seen) -> Draft:
         """Make of the record what the tickets ask for. It may be called again."""
@@ -178,7 +179,10 @@ class Exchange:
                 self._distrust(record, record.now(seen), holder)
 
     def _distrust(self, record: Record, now: Moment, holder: SharedHolder) -> None:
+        before = record.books.distrusted
         distrust(record.books, now, holder.terms, self._ledger.lease, since=record.born_at)
+        if before is None and record.books.distrusted is not None:
+            self.holds = record.books.distrusted - now.fast
 
     def _apply(
         self, record: Record, now: Moment, local: Moment

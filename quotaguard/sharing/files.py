@@ -78,6 +78,11 @@ def place_of(path: str | os.PathLike[str]) -> str:
             'one, such as "/var/lib/app/quota.db"; for books of this process alone take '
             'ledger="memory://"'
         )
+    if told.startswith("~") or "://" in told or os.path.basename(told) == ":memory:":  # noqa: PTH119 - no Path yet
+        raise ConfigError(
+            f"{told!r} would be taken as it stands: write the path out, such as "
+            '"/var/lib/app/quota.db"; servers have a ledger of their own, RedisLedger(url)'
+        )
     folder, name = os.path.split(os.path.abspath(told))  # noqa: PTH100 - keeps what resolve() follows
     if not name or told.endswith(("/", os.sep)):
         raise ConfigError(f"{told} is a directory: add the name of a file, such as quota.db")

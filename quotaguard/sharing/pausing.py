@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["DOWN_FOR", "Pauses"]
 
 DOWN_FOR = 0.5
-"""Seconds for which a store that failed is not asked again: its timeouts must not add up."""
+"""Seconds for which a store that failed is not asked again: its timeouts must not add up. One
+that took longer than that to fail is left alone for as long: callers wait half the time at most."""
 
 AT_ONCE = 0.1
 """Seconds: a store that took more to fail is not asked for other accounts either. What fails
@@ -41,7 +42,7 @@ class Pauses:
     def failed(self, account: str, begun: float, error: LedgerUnavailable) -> None:
         """Note what an exchange has raised that was *begun* at this time of the fast clock."""
         now = self._clock.fast()
-        self._own[account] = pause = now + DOWN_FOR, error
+        self._own[account] = pause = now + max(DOWN_FOR, now - begun), error
         if now - begun > AT_ONCE and not isinstance(error, Illegible):
             self._all = pause
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import redis
 from shelves import MATCHES, MISSES, Process, Provider, Shelf
 
-from quotaguard import QuotaUnknown, Refusal, WaitTooLong
-from quotaguard.errors import LedgerUnavailable
+from quotaguard import (
+    ConfigError,
+    FullContact,
+    Guard,
+    LedgerUnavailable,
+    QuotaUnknown,
+    Refusal,
+    SQLiteLedger,
+    WaitTooLong,
+)
+from quotaguard.quota.events import Degraded, Event
 from quotaguard.quota.readings import Reading, Usage
 from quotaguard.testing import FakeClock
 
@@ -267,3 +278,34 @@ def test_idle_units_go_back_by_themselves() -> None:
         world.one.tend()
     assert not world.one.holder.idle
     assert world.one.books.meters[MATCHES].idle == 0
+
+
+@pytest.mark.parametrize(
+    "ledger", [None, 42, b"x", Path("quota.db"), SQLiteLedger, redis.Redis(), object()]
+)
+def test_what_is_no_ledger_is_said_at_once(ledger: Any) -> None:
+    """And how to make one of it."""
+    with pytest.raises(ConfigError, match="ledger= is no"):
+        Guard(FullContact("key"), ledger=ledger)
+
+
+@pytest.mark.parametrize("path", ["~/quota.db", "redis://host", "/x/:memory:"])
+def test_a_path_that_would_be_taken_by_the_letter_is_refused(path: str) -> None:
+    """Nobody wants a directory whose name is a tilde."""
+    with pytest.raises(ConfigError, match="as it stands"):
+        SQLiteLedger(path)
+
+
+def test_a_store_that_forgets_is_told() -> None:
+    """An alarm, not only a minute of refusals."""
+    told: list[Event] = []
+    world = World(remote=True, listeners=[told.append])
+    world.one.spend()
+    world.shelf.era = "2"
+    world.drain(world.one)
+    world.drain(world.other)
+    lost = [one for one in told if isinstance(one, Degraded) and one.state == "ledger"]
+    assert [one.reason.partition(" (")[0] for one in lost] == [
+        "the store may have lost what it had acknowledged"
+    ]
+    assert "42 s" in lost[0].reason
