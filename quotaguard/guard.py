@@ -380,7 +380,7 @@ class Guard:
     def _seen(self) -> Standing:
         """Return the picture as it was last seen: asks no ledger that is shared."""
         spending = self._spending
-        return spending.drawn(standing) if spending.holder.waits else self.standing()
+        return spending.drawn(standing, told=True) if spending.holder.waits else self.standing()
 
     def __repr__(self) -> str:
         return f"<Guard {self._seen().brief}>"

@@ -259,10 +259,13 @@ class Spending:
             self.post(Touch())
         return self.drawn(draw)
 
-    def drawn(self, draw: Callable[[Books, Moment, Terms], _Picture]) -> _Picture:
-        """Return what *draw* makes of the books as they were last seen."""
+    def drawn(
+        self, draw: Callable[[Books, Moment, Terms], _Picture], *, told: bool = False
+    ) -> _Picture:
+        """Return what *draw* makes of the books as last seen; *told*: with what is told next."""
+        own = self.holder.seen() if told else None
         with self.holder.lock:
-            books = self.holder.books
+            books = own or self.holder.books
             return draw(books, theirs(books.ahead, self.holder.moment()), self.terms)
 
     def wall(self) -> float:
@@ -312,8 +315,9 @@ class Spending:
         for name, count in spent.items():
             more = count - cost.get(name, 0)
             if more > 0:
-                told = self.amounts({name: more})[name]
-                reason = f"the call cost {told} units more than was reserved"
+                reason = (
+                    f"the call cost {self.amounts({name: more})[name]} units more than was reserved"
+                )
                 self.degraded("underpriced", reason, name)
 
     def reserved(self, cost: Mapping[str, int], priority: str) -> None:

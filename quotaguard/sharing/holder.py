@@ -160,17 +160,17 @@ class SharedHolder:
         return took
 
     def seen(self) -> Books | None:
-        """Return books to try things on, as they are if this holder gives back its lanes."""
+        """Return books to try things on, as they are if this holder tells all and gives back."""
         self.freshen()
         if not self._account.version:
             return None
         with self.lock:
             books = self.books.copy()
-            for name, tally in books.holders.get(self.name, {}).items():
-                purse, meter = self.allotment.purse(name), books.meter(name)
-                idle = min(tally.idle, purse.drawn - purse.cleared - purse.opened)
-                meter.held -= idle
-                meter.idle -= idle
+            tallies = {
+                name: Tally(purse.drawn, purse.drawn - purse.opened, purse.spent, purse.unknown)
+                for name, purse in self.allotment.purses.items()
+            }
+            books.absorb(self.name, tallies, self.moment(), self.terms)
             return books
 
     def freshen(self) -> None:

@@ -79,7 +79,7 @@ FAULTS = {
     "NOAUTH": ("it does not take this user and password", "Look at those of the URL or client"),
     "NOPERM": (
         "the user may not do what a ledger needs",
-        "Allow it ~qg:* +eval +evalsha +hmget +hset +time +info (and +select for another db)",
+        "Allow it ~qg:* +eval +evalsha +hmget +hset +time +info (+select too, for another db)",
     ),
     "MOVED": ("it is one of a cluster", "Give the ledger a RedisCluster client"),
     "ASK": ("its cluster is moving the account to another node", "Try again when that is done"),
