@@ -235,11 +235,7 @@ class Spending:
         return Unknown(replace(facts, reason=NO_LEDGER, retry_after=ASK_AGAIN), ASK_AGAIN)
 
     def leave(self, act: Callable[[], object]) -> None:
-        """Leave *act* to whoever posts next. Takes no lock.
-
-        A generator or coroutine that is thrown away may be finalized anywhere, also
-        while its own thread holds our lock.
-        """
+        """Leave *act* to whoever posts next; takes no lock, as a finalizer must not."""
         self._left.append(act)
 
     def tidy(self) -> None:
