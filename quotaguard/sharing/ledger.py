@@ -176,9 +176,9 @@ class SharedLedger:
         fast = self.clock.fast()
         for account in list(self._accounts.values()):
             with account.lock:
-                mine = [one for one in account.holders if fast < one.lease_until]
-                if account.tickets or any(one.holds for one in mine):
-                    return True
+                kept = _holding(account, fast)
+            if kept:
+                return True
         return False
 
     def tend(self) -> float:
@@ -224,6 +224,12 @@ class SharedLedger:
         self._begin()
         for account in self._accounts.values():
             account.forked()
+
+
+def _holding(account: SharedAccount, fast: float) -> bool:
+    """Whether something of it is under a lease, or on its way (under its lock)."""
+    mine = [one for one in account.holders if fast < one.lease_until]
+    return bool(account.tickets) or any(one.holds for one in mine)
 
 
 _LEDGERS: weakref.WeakSet[SharedLedger] = weakref.WeakSet()
