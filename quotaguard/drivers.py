@@ -33,6 +33,10 @@ __all__ = ["adrive", "drive"]
 
 _numbers = itertools.count()
 
+_chance = random.Random()  # noqa: S311 - spreads polls, keeps no secret
+"""Our own: the application may have seeded the common one, and draws from it in threads of ours
+would change what it gets."""
+
 
 def drive(spending: Spending, story: Generator[Ask, object, Any]) -> Any:  # noqa: ANN401 - the story's
     """Carry out *story* in this thread and return what it returns."""
@@ -260,7 +264,7 @@ async def _anote(caller: _Caller, ask: Post | Tell) -> object:
 
 
 def _jitter() -> float:
-    return random.uniform(-1.0, 1.0)  # noqa: S311 - spreads polls, keeps no secret
+    return _chance.uniform(-1.0, 1.0)
 
 
 def _poll(spending: Spending, ask: Poll) -> Answer:
@@ -340,6 +344,7 @@ BACKGROUND = _Background()
 def _forked() -> None:
     global BACKGROUND  # noqa: PLW0603 - one thread a process, and a child has none yet
     BACKGROUND = _Background()
+    _chance.seed()  # else all children would poll in step
 
 
 if hasattr(os, "register_at_fork"):

@@ -327,9 +327,10 @@ NEWS = (PollFailed, Degraded, Polled)
 def nothing_leaks() -> Iterator[None]:
     """No thread and no descriptor is left when all the hostility is over."""
     gc.collect()
-    files = _files()
+    files, others = _files(), set(threading.enumerate())  # of other tests: the polls' own thread
     yield
-    ours = [each for each in threading.enumerate() if each.name.startswith(("quotaguard", "wires"))]
+    new = set(threading.enumerate()) - others
+    ours = [each for each in new if each.name.startswith(("quotaguard", "wires"))]
     for thread in ours:
         thread.join(5)
     gc.collect()
