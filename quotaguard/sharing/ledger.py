@@ -67,7 +67,6 @@ class SharedLedger:
         self._lock, self._exchanging = threading.Lock(), threading.Lock()
         self._taken: list[threading.Lock] = []
         self._accounts: dict[str, SharedAccount] = {}
-        self._pid = os.getpid()
         self._begin()
         _LEDGERS.add(self)
         follow(self)

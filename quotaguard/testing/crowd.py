@@ -73,6 +73,9 @@ class _Turns:
         self._ledger = ledger
         self._next = math.inf
 
+    def keep(self) -> None:
+        """The crowd keeps every ledger."""
+
     def attend(self, at: float) -> None:
         if at < self._next:
             self._next = at
@@ -102,6 +105,7 @@ class _CrowdLedger(SharedLedger):
         super().__init__(desk, lease=crowd.lease, clock=process.clock)
 
     def _begin(self) -> None:
+        super()._begin()
         self._prefix = self._name
         self._thread = cast("LedgerThread", _Turns(self))
 
