@@ -189,7 +189,10 @@ class Crew:
         guard = self.hands[0].guard
 
         def agreed() -> bool:
-            row = guard.refresh()[MATCHES]
+            try:
+                row = guard.refresh()[MATCHES]
+            except LedgerUnavailable:  # a wire that loses answers may lose two in a row
+                return False
             return (row.used, row.reserved) == (self.true, 0)
 
         until(agreed, "the books agree", guard.standing)

@@ -109,7 +109,9 @@ async def test_no_loop_waits_for_a_store(ledger: SharedLedger) -> None:
     guard = world.guard
     add = add_quota(guard)
     with watched(ledger) as threads:
-        assert guard.check({MATCHES: 1}).reason == "the books are read first"
+        # The second, if the ledger's thread was quick to read them.
+        first = {"the books are read first", "a poll comes first"}
+        assert guard.check({MATCHES: 1}).reason in first
         assert "not read yet" in repr(guard)
         assert add(None, "info", {"event": "mine"}) == {"event": "mine"}
         await until(lambda: bool(threads))
