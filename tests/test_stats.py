@@ -803,7 +803,7 @@ def test_an_answer_is_read_by_what_was_asked(colour: str) -> None:
         assert fetch(3.0).usages["units"] == Usage(3, 9)
         with pytest.raises(StatsUnreadable, match="another day"):
             fetch(4.0)
-        assert b"?day=4 " in _asked(server)[1]
+        assert any(b"?day=4 " in request for request in _asked(server))
 
 
 def test_reports_and_readings_do_not_share_keys() -> None:
