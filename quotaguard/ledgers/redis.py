@@ -44,6 +44,10 @@ PAUSE = (0.0005, 0.002)
 """Seconds before one asks again whose turn it is not; at random, so that they part."""
 
 
+_INHERITED: list[object] = []
+"""Clients of a parent, in a child."""
+
+
 class Answer(NamedTuple):
     """What the script answers."""
 
@@ -135,6 +139,8 @@ class RedisStore:
     def forked(self) -> None:
         """See `quotaguard.sharing.store.Store`. A client of yours sees itself that it forked."""
         if self._url is not None:
+            # Kept: closing it would wait for locks of threads that are not here.
+            _INHERITED.append(self._client)
             self._client = _connect(self._url)
         self._me, self._random = os.urandom(8).hex(), random.Random()  # noqa: S311 - of pauses
 
