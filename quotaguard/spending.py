@@ -370,7 +370,7 @@ def _silent(_: Event) -> None:
 
 
 ASK_AGAIN = 0.5
-"""Seconds until a store that failed is asked again; see `quotaguard.sharing.account`."""
+"""Seconds until a store that failed is asked again; see `quotaguard.sharing.pausing`."""
 
 
 _REMEMBERED = 64

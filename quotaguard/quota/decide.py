@@ -13,7 +13,7 @@ from dataclasses import replace
 from quotaguard.errors import RefusalFacts
 from quotaguard.quota.account import UNLIMITED_LANE, Books, Terms, Verdict, queue_of
 from quotaguard.quota.allotment import NO_ROOM, Lane
-from quotaguard.quota.leases import active
+from quotaguard.quota.leases import MOST, active
 from quotaguard.quota.lines import share_left, wait_for
 from quotaguard.quota.meter import MeterBooks, MeterTerms
 from quotaguard.quota.pacing import RateSlot
@@ -38,11 +38,9 @@ LONGEST_LANE = 5.0
 PENDING_LANE = 0.25
 """Seconds that a lane may last; one whose holder has a lease ends with that."""
 
-MOST = 1_000
-"""Units of a lane where others share the books: more saves no more trips (algorithm.md 6.3)."""
-
 HEARTBEAT = 1.0
-"""Seconds within which every holder hears that others need what it does not use."""
+"""Seconds after which a call looks again for what others were asked to give back. They hear it
+within that while the quota runs out, and within a quarter of a lease at the latest."""
 
 
 def judge(

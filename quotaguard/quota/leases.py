@@ -16,16 +16,44 @@ from typing import TYPE_CHECKING, NamedTuple
 from quotaguard.quota.allotment import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from quotaguard.quota.account import Books, Terms
+    from quotaguard.quota.allotment import Purse
     from quotaguard.quota.readings import Moment
 
-__all__ = ["RECALLED", "Lease", "active", "distrust", "recall", "tend", "trust"]
+__all__ = [
+    "MOST",
+    "RECALLED",
+    "Lease",
+    "active",
+    "demand",
+    "distrust",
+    "heard_in",
+    "lacks",
+    "recall",
+    "tend",
+    "trust",
+]
 
 RECALLED = 3.0
 """Seconds for which nobody is given more than its call, after a request that found
 nothing because others hold it (algorithm.md 6.3)."""
+
+
+MOST = 1_000
+"""Units of a lane where others share the books: more saves no more trips (algorithm.md 6.3)."""
+
+AHEAD = 10.0
+"""Seconds of its own demand that a holder draws at once (algorithm.md 6.3): it rides out
+an outage of the store of half of that."""
+
+FIRST = 16
+"""Units of a holder's first lane, before anything is known of its demand."""
+
+LATELY = 90.0
+"""Seconds that tell how soon a quota will be gone: a rush may just have begun. Of fewer they
+tell too much: what is told at once was spent in a while."""
 
 
 class Lease(NamedTuple):
@@ -125,3 +153,48 @@ def trust(books: Books, names: Iterable[str]) -> None:
 
 SPARE = 2.0
 """Seconds beyond the lag after which a lost charge must show: clocks and ways differ."""
+
+
+def demand(purses: Mapping[str, Purse], calls: Mapping[str, int], gone: float) -> dict[str, int]:
+    """Return the units of each meter that ten seconds of a holder's demand take.
+
+    calls: units that are asked for right now. gone: seconds since it drew its lanes,
+    infinity if it never did.
+    """
+    wanted = {}
+    for name in {**purses, **calls}:
+        purse = purses.get(name)
+        if purse is None or gone == math.inf:
+            wanted[name] = FIRST
+            continue
+        used = purse.taken + calls.get(name, 0)
+        wanted[name] = min(MOST, max(0, int(used * AHEAD / max(0.001, gone))))
+    return wanted
+
+
+def heard_in(
+    books: Books, purses: Mapping[str, Purse], now: Moment, terms: Terms, lease: float
+) -> float:
+    """Return the seconds within which the books must hear of a holder again.
+
+    In time for its lease; sooner, where others may soon need what is idle here. Not
+    much sooner: whoever is busy asks for the next lane before half of that is gone.
+    """
+    soonest = lease / 2.0
+    for name, purse in purses.items():
+        meter = books.meters.get(name)
+        idle = purse.drawn - purse.cleared > purse.opened
+        if not idle or meter is None or not meter.read or meter.limit is None:
+            continue
+        room = max(0, books.room(name, now, terms) or 0)
+        pace = max(meter.own_rate(now, LATELY), 1e-9)
+        soonest = min(soonest, room / pace / 2.0)
+    return max(lease / 30.0, soonest)
+
+
+def lacks(known: Mapping[str, Tally], told: Mapping[str, Tally]) -> bool:
+    """Whether the books know less of a holder than they did when it last told them."""
+    return any(
+        name not in known or known[name].drawn < tally.drawn or known[name].spent < tally.spent
+        for name, tally in told.items()
+    )

@@ -28,7 +28,7 @@ def goes_without(
 
     ``open`` lets everything go and counts it. ``share`` lets go half of what was left above
     the line of *priority*, divided by the holders of then: doorman's safe capacity. What
-    others drew since then is not known: it may go past the quota by as much, seldom more.
+    others drew since then is not known: by that much it may go past the quota.
     """
     for name, count in cost.items():
         choice = terms.meters[name].policy.on_ledger_down

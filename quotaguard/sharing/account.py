@@ -1,7 +1,8 @@
 """One account's books as a process knows them, and how its threads post to the store together.
 
 Whoever posts takes along what the others want: one exchange with the store carries all
-that waits. Decisions from memory go on meanwhile; nobody who makes one takes *turn*.
+that waits. It holds *turn* while the store is asked, so that a process speaks to it with one
+voice; decisions from memory go on meanwhile, and nobody who makes one takes it.
 The books are changed under *lock*, which is never held while the store is asked.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from quotaguard.errors import LedgerUnavailable
 from quotaguard.quota.account import Posted
 from quotaguard.quota.entries import Check, Reserve, Rest, Touch
+from quotaguard.quota.leases import heard_in
 from quotaguard.quota.readings import Moment
 from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted
@@ -29,7 +31,7 @@ from quotaguard.waiting import Line
 if TYPE_CHECKING:
     from quotaguard.clock import Clock
     from quotaguard.ledgers import Waiter, WaitingLine
-    from quotaguard.quota.account import Books, Entry, Terms
+    from quotaguard.quota.account import Entry, Terms
     from quotaguard.sharing.ledger import SharedLedger
 
 __all__ = ["SharedAccount"]
@@ -50,10 +52,6 @@ LOOKS = 1.0 / 120.0
 
 LATE_ANSWERS = 3
 """In a row, after which a store is as good as down."""
-
-LATELY = 90.0
-"""Seconds that tell how soon a quota will be gone: a rush may just have begun. Of fewer they
-tell too much: what is told at once was spent in a while."""
 
 
 class SharedAccount:
@@ -206,8 +204,8 @@ class SharedAccount:
             raise
         self._in_time(self.clock.fast() - sent)
         self._written(version, exchange.effects[version], tickets, sent)
-        if exchange.holds is not None:
-            tickets[0].holder.degraded(FORGOT.format(exchange.holds))
+        if exchange.withheld is not None:
+            tickets[0].holder.degraded(FORGOT.format(exchange.withheld))
 
     def _in_time(self, took: float) -> None:
         """Give up a store that answers when the lease is over: one would ask it for ever."""
@@ -286,26 +284,11 @@ class SharedAccount:
         if any(holder.idle for holder in self.holders):
             self.rest_at = local + self._ledger.lease * IDLE / 2.0
         if any(holder.holds for holder in self.holders):
-            self.beat_at = local + self._horizon(books, done.now)
-
-    def _horizon(self, books: Books, now: Moment) -> float:
-        """Return the seconds until the books must hear of this process again.
-
-        In time for its leases; sooner, where others may soon need what is idle here. Not
-        much sooner: whoever is busy asks for the next lane before half of that is gone.
-        """
-        lease = self._ledger.lease
-        soonest = lease / 2.0
-        for holder in self.holders:
-            for name, purse in holder.allotment.purses.items():
-                meter = books.meters.get(name)
-                idle = purse.drawn - purse.cleared > purse.opened
-                if not idle or meter is None or not meter.read or meter.limit is None:
-                    continue
-                room = max(0, books.room(name, now, holder.terms) or 0)
-                pace = max(meter.own_rate(now, LATELY), 1e-9)
-                soonest = min(soonest, room / pace / 2.0)
-        return max(lease / 30.0, soonest)
+            lease = self._ledger.lease
+            mine = [(one.allotment.purses, one.terms) for one in self.holders]
+            self.beat_at = local + min(
+                heard_in(books, purses, done.now, terms, lease) for purses, terms in mine
+            )
 
     def _undo_lost(self) -> None:
         """Give back what was granted to somebody who did not wait for it."""

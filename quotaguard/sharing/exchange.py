@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from quotaguard.errors import LedgerUnavailable
 from quotaguard.quota.account import Posted
 from quotaguard.quota.entries import Abandon, Check, Draw, GiveBack, Reserve, Rest, Touch
-from quotaguard.quota.leases import distrust, tend
+from quotaguard.quota.leases import distrust, lacks, tend
 from quotaguard.quota.readings import Moment
 from quotaguard.quota.verdicts import Due, Later, Verdict
 from quotaguard.sharing.holder import Report, SharedHolder
@@ -20,11 +20,10 @@ from quotaguard.sharing.record import Anchor, Illegible, Record, Unreadable
 from quotaguard.sharing.store import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from quotaguard.ledgers import Waiter
     from quotaguard.quota.account import Entry
-    from quotaguard.quota.allotment import Tally
     from quotaguard.sharing.account import SharedAccount
     from quotaguard.sharing.ledger import SharedLedger
     from quotaguard.sharing.store import Seen
@@ -105,7 +104,7 @@ class Exchange:
         self._clean = account.clean
         self._texts = {account.version: account.text}
         self.effects: dict[str, Effect] = {}
-        self.holds: float | None = None
+        self.withheld: float | None = None
 
     def turn(self, seen: Seen) -> Draft:
         """Make of the record what the tickets ask for. It may be called again."""
@@ -182,7 +181,7 @@ class Exchange:
         before = record.books.distrusted
         distrust(record.books, now, holder.terms, self._ledger.lease, since=record.born_at)
         if before is None and record.books.distrusted is not None:
-            self.holds = record.books.distrusted - now.fast
+            self.withheld = record.books.distrusted - now.fast
 
     def _apply(
         self, record: Record, now: Moment, local: Moment
@@ -225,7 +224,7 @@ class Exchange:
             return
         known = record.books.holders.get(holder.name)
         if known is not None:
-            if _lacks(known, holder.told):
+            if lacks(known, holder.told):
                 record.born, record.born_at = self._ledger.version(), now.fast
                 self._distrust(record, now, holder)
             return
@@ -237,14 +236,6 @@ class Exchange:
             holder.lapsed(self._account.new_name())
             return
         holder.tell_anew()
-
-
-def _lacks(known: Mapping[str, Tally], told: Mapping[str, Tally]) -> bool:
-    """Whether the books know less of a holder than they did when it last told them."""
-    return any(
-        name not in known or known[name].drawn < tally.drawn or known[name].spent < tally.spent
-        for name, tally in told.items()
-    )
 
 
 def _asked(tickets: list[Ticket]) -> dict[str, int]:

@@ -16,9 +16,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from quotaguard.quota.allotment import Allotment, Lane, Tally
-from quotaguard.quota.decide import MOST
 from quotaguard.quota.entries import Blocked, Pause, Reserve
 from quotaguard.quota.events import Degraded
+from quotaguard.quota.leases import demand
 from quotaguard.quota.snapshot import keep_allotments, restore
 from quotaguard.quota.verdicts import Granted, Spent
 
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     from quotaguard.sharing.exchange import Ticket
 
 __all__ = ["Report", "SharedHolder"]
-
-AHEAD = 10.0
-"""Seconds of its own demand that a holder draws at once (algorithm.md 6.3): it rides out
-an outage of the store of half of that."""
-
-FIRST = 16
-"""Units of a holder's first lane, before anything is known of its demand."""
 
 DENIES_FOR = 0.5
 DENIES_MOST = 4.0
@@ -343,20 +336,11 @@ class SharedHolder:
     # -- demand -----------------------------------------------------------------
 
     def wanted(self, calls: Mapping[str, int], fast: float) -> dict[str, int]:
-        """Return the units of each meter that ten seconds of this holder's demand take.
+        """Return the units of each meter that this holder will soon take; see `demand`.
 
         calls: units that are asked for right now.
         """
-        gone = max(0.001, fast - self.drawn_at)
-        wanted = {}
-        for name in {**self.allotment.purses, **calls}:
-            purse = self.allotment.purses.get(name)
-            if purse is None or self.drawn_at == -math.inf:
-                wanted[name] = FIRST
-                continue
-            used = purse.taken + calls.get(name, 0)
-            wanted[name] = min(MOST, max(0, int(used * AHEAD / gone)))
-        return wanted
+        return demand(self.allotment.purses, calls, fast - self.drawn_at)
 
     def rests(self, fast: float, seconds: float) -> bool:
         """Whether it holds lanes from which no call has taken anything for so long."""
