@@ -325,22 +325,23 @@ def lanes(
     granted: dict[str, Lane] = {}
     if books.rates.logs or books.distrusted is not None or now.fast < books.recalled:
         return granted  # every request is one of a rate, and is entered there
+    leased = max((lease.until for lease in books.leases.values()), default=None)
     for name in names:
         meter = books.meters.get(name)
         if meter is None or not meter.read or meter.blocked:
             continue
-        lane = _lane(books, name, now, terms, taken.get(name, 0), names[name])
+        seconds = _lane_seconds(books, name, now, terms.meters[name], leased)
+        lane = _lane(books, name, now, terms, taken.get(name, 0), names[name], seconds)
         if lane is not None:
             granted[name] = lane
     return granted
 
 
 def _lane(
-    books: Books, name: str, now: Moment, terms: Terms, taken: int, wanted: int
+    books: Books, name: str, now: Moment, terms: Terms, taken: int, wanted: int, seconds: float
 ) -> Lane | None:
     meter, mine = books.meters[name], terms.meters[name]
     policy = mine.policy
-    seconds = _lane_seconds(books, name, now, mine)
     if seconds <= 0.0:
         return None
     end = now.fast + seconds
@@ -373,16 +374,21 @@ def _lane(
     return Lane(most, shares, end, max(0, whole)) if most > 0 else None
 
 
-def _lane_seconds(books: Books, name: str, now: Moment, mine: MeterTerms) -> float:
-    """Return how long a lane may last: until anything but spending changes the books."""
+def _lane_seconds(
+    books: Books, name: str, now: Moment, mine: MeterTerms, leased: float | None
+) -> float:
+    """Return how long a lane may last: until anything but spending changes the books.
+
+    leased: the end of its holder's lease, the newest of all; None where nobody has one.
+    """
     if now.fast < books.paused or mine.policy.shadow:
         return 0.0
     seconds = LONGEST_LANE
     if mine.tick:
         seconds = min(seconds, mine.tick)
-    if books.leases:
+    if leased is not None:
         # Its spend is told with every heartbeat, and looks as young as that.
-        seconds = max(lease.until for lease in books.leases.values()) - now.fast
+        seconds = leased - now.fast
     if not books.polls.stopped:
         pending = books.polls.pending(now)
         seconds = min(seconds, PENDING_LANE if pending else books.polls.next - now.fast)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quotaguard.errors import LedgerUnavailable, QuotaExhausted, Refusal, WaitTooLong
 from quotaguard.guard import Guard
@@ -19,7 +19,7 @@ from quotaguard.sharing.store import Draft, Seen, Store, Turn
 from quotaguard.spending import terms_of
 from quotaguard.testing.keeping.vendor import CALLS, UNITS, BenchProvider, Vendor
 from quotaguard.testing.keeping.world import World
-from quotaguard.testing.laws.subject import BrokenLaw
+from quotaguard.testing.laws.subject import Judged
 
 if TYPE_CHECKING:
     from quotaguard.clock import Clock
@@ -147,7 +147,7 @@ class Process:
 
 
 @dataclass(slots=True, kw_only=True)
-class Bench:
+class Bench(Judged):
     """What a law has to work with."""
 
     make: MakeLedger
@@ -207,16 +207,10 @@ class Bench:
                 for store in stores:
                     store.down = False
 
-    def broken(self, what: str, *, do: str, cause: BaseException | None = None) -> NoReturn:
-        """Say that the law is broken, and what to do."""
-        kind = type(self.processes[0].ledger).__name__ if self.processes else "the ledger"
-        lines = f"{kind} breaks the law {self.law!r}: {what}\n  to do: {do}"
-        raise BrokenLaw(lines, self.law) from cause
-
-    def require(self, held: object, what: str, *, do: str) -> None:
-        """Say that the law is broken unless *held*."""
-        if not held:
-            self.broken(what, do=do)
+    @property
+    def kind(self) -> str:
+        """What is on trial, for people."""
+        return type(self.processes[0].ledger).__name__ if self.processes else "the ledger"
 
     def clear(self) -> None:
         """End what a law has begun."""

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from quotaguard.sharing.store import Draft, Seen, Store
 from quotaguard.testing.keeping.world import World
-from quotaguard.testing.laws.subject import BrokenLaw
+from quotaguard.testing.laws.subject import Judged
 
 if TYPE_CHECKING:
     from quotaguard.clock import Clock
@@ -26,7 +26,7 @@ class MakeStore(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Shelf:
+class Shelf(Judged):
     """The store on trial."""
 
     make: MakeStore
@@ -55,16 +55,10 @@ class Shelf:
         """Return a version that no text has had."""
         return f"{self.name}.v{next(self._numbers)}"
 
-    def broken(self, what: str, *, do: str, cause: BaseException | None = None) -> NoReturn:
-        """Say that the law is broken, and what to do."""
-        kind = type(self.stores[0]).__name__ if self.stores else "the store"
-        lines = f"{kind} breaks the law {self.law!r}: {what}\n  to do: {do}"
-        raise BrokenLaw(lines, self.law) from cause
-
-    def require(self, held: object, what: str, *, do: str) -> None:
-        """Say that the law is broken unless *held*."""
-        if not held:
-            self.broken(what, do=do)
+    @property
+    def kind(self) -> str:
+        """What is on trial, for people."""
+        return type(self.stores[0]).__name__ if self.stores else "the store"
 
     def clear(self) -> None:
         """End what a law has begun."""

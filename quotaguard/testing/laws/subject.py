@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from quotaguard.providers import Provider
     from quotaguard.quota.readings import Reading, Usage
 
-__all__ = ["HOME", "Answer", "BrokenLaw", "Make", "Paid", "PaidCall", "Subject", "outcome_of"]
+__all__ = [
+    "HOME",
+    "Answer",
+    "BrokenLaw",
+    "Judged",
+    "Make",
+    "Paid",
+    "PaidCall",
+    "Subject",
+    "outcome_of",
+]
 
 HOME = "https://vendor.example"
 """Where the provider on trial lives, unless a law says otherwise. Nothing is sent."""
@@ -56,6 +66,28 @@ class BrokenLaw(AssertionError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.law, repr(self.given))
+
+
+class Judged:
+    """What is on trial, under one law at a time: *law*, and *kind*, whose law it is."""
+
+    __slots__ = ()
+    law: str
+
+    @property
+    def kind(self) -> str:
+        """What it is, for people."""
+        raise NotImplementedError
+
+    def broken(self, what: str, *, do: str, cause: BaseException | None = None) -> NoReturn:
+        """Say that the law is broken, and what to do."""
+        lines = f"{self.kind} breaks the law {self.law!r}: {what}\n  to do: {do}"
+        raise BrokenLaw(lines, self.law) from cause
+
+    def require(self, held: object, what: str, *, do: str) -> None:
+        """Say that the law is broken unless *held*."""
+        if not held:
+            self.broken(what, do=do)
 
 
 class PaidCall(NamedTuple):
